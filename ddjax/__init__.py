@@ -1,0 +1,62 @@
+"""ddjax: dataset distillation in JAX (arXiv 1811.10959).
+
+Turns a data set into a handful of synthetic examples plus learning rates, by differentiating through training itself.
+"""
+
+from ddjax.artifact import Artifact, load, save
+from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
+from ddjax.core.inits import fixed, pool
+from ddjax.core.inner import inner_update, mixed_mode_gradient, trajectory, unroll
+from ddjax.core.outer import Distiller, DistillState, Info, Problem, make_distiller, meta_loss
+from ddjax.data import DATASETS, Dataset, Split, draw_batch, hold_out, load_dataset, normalise, prepare
+from ddjax.errors import InputError
+from ddjax.evaluate import Evaluation, evaluate
+from ddjax.experiment import distill, evaluate_artifact, make_problem
+from ddjax.models import MLP, AlexCifarNet, LeNet, Model, build_model, from_linen, from_nnx
+from ddjax.recipes import RECIPES, Recipe, get_recipe
+
+__all__ = [
+    "DATASETS",
+    "MLP",
+    "RECIPES",
+    "AlexCifarNet",
+    "Artifact",
+    "Dataset",
+    "DistillState",
+    "DistilledData",
+    "Distiller",
+    "Evaluation",
+    "Info",
+    "InputError",
+    "LeNet",
+    "Model",
+    "Problem",
+    "Recipe",
+    "Split",
+    "build_model",
+    "distill",
+    "draw_batch",
+    "evaluate",
+    "evaluate_artifact",
+    "fixed",
+    "fixed_labels",
+    "from_linen",
+    "from_nnx",
+    "get_recipe",
+    "hold_out",
+    "init_distilled",
+    "inner_update",
+    "learned_labels",
+    "load",
+    "load_dataset",
+    "make_distiller",
+    "make_problem",
+    "meta_loss",
+    "mixed_mode_gradient",
+    "normalise",
+    "pool",
+    "prepare",
+    "save",
+    "trajectory",
+    "unroll",
+]

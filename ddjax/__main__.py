@@ -1,0 +1,5 @@
+"""`python -m ddjax` is the command `ddjax`."""
+
+from ddjax.cli import main
+
+main()

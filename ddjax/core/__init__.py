@@ -1,0 +1,1 @@
+"""Pure functions on pytrees: distilled data, losses, inner loop, initialisations, outer loop."""

@@ -1,0 +1,153 @@
+"""The outer loop: distilled data, updated by the meta-gradient of the real loss at the end of the inner loop.
+
+    min over (x~, log eta, optionally y~)   E_{theta_0 ~ p}  L(real batch, theta_{S*E})
+
+(Dataset Distillation, arXiv 1811.10959, Algorithm 1; the expectation is over a batch of sampled initialisations.)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ddjax.core.distilled import DistilledData, Targets, fixed_labels
+from ddjax.core.inits import Init
+from ddjax.core.inner import Gradient, mixed_mode_gradient, unroll
+from ddjax.core.losses import Apply, Loss
+
+# (key, dataset) -> (inputs [b, ...], targets [b, K]): one real minibatch, in the space the network reads.
+DrawBatch = Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
+
+
+class Problem(NamedTuple):
+    """What is distilled for: the two losses, the initial weights, and how the inner loop moves.
+
+    Attributes:
+      apply: the network, `(params, inputs [b, ...]) -> logits [b, K]`; accuracies are read off it.
+      inner_loss: l, taken on the distilled data.
+      outer_loss: L, taken on real data at the end of the inner loop.
+      init: p(theta_0), `key -> params`.
+      direction: optax transformation of the inner gradient (`optax.identity()`: gradient descent).
+      targets: how `DistilledData.labels` become targets: `fixed_labels` or `learned_labels`.
+      gradient: differentiation rule of the inner gradient (see `inner.trajectory`).
+    """
+
+    apply: Apply
+    inner_loss: Loss
+    outer_loss: Loss
+    init: Init
+    direction: optax.GradientTransformation = optax.identity()
+    targets: Targets = fixed_labels
+    gradient: Callable[[Loss], Gradient] = mixed_mode_gradient
+
+    @property
+    def unroll_options(self) -> dict[str, Any]:
+        return {"direction": self.direction, "targets": self.targets, "gradient": self.gradient}
+
+
+class DistillState(NamedTuple):
+    """What a resumed run needs, and no more.
+
+    Attributes:
+      step: int32 [], outer steps done.
+      distilled: the current iterate.
+      average: exponential moving average of the iterates, of the same shapes.
+      opt_state: state of the outer optimiser.
+    """
+
+    step: jax.Array
+    distilled: DistilledData
+    average: DistilledData
+    opt_state: optax.OptState
+
+
+class Info(NamedTuple):
+    """What a person reads of one outer step.
+
+    Attributes:
+      loss: float [], mean outer loss over the sampled networks.
+      grad_norms: global norm of the meta-gradient of each part of the distilled data, before any clipping.
+      finite: bool [], whether loss and meta-gradient were finite; if not, the step left the state as it was.
+    """
+
+    loss: jax.Array
+    grad_norms: DistilledData
+    finite: jax.Array
+
+
+class Distiller(NamedTuple):
+    """`init: distilled -> DistillState` and `step: (key, state, dataset) -> (state, Info)`; the caller jits the step."""
+
+    init: Callable[[DistilledData], DistillState]
+    step: Callable[[jax.Array, DistillState, Any], tuple[DistillState, Info]]
+
+
+def meta_loss(
+    problem: Problem, params_N: Any, distilled: DistilledData, batch: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """Mean over N initialisations (leaves [N, ...]) of the outer loss on `batch` after the inner loop."""
+
+    def one_network(params):
+        return problem.outer_loss(unroll(problem.inner_loss, params, distilled, **problem.unroll_options), *batch)
+
+    return jnp.mean(jax.vmap(one_network)(params_N))
+
+
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """Where the state, the key and the data set of a step belong: on every device of `mesh`; None without one."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def make_distiller(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    draw_batch: DrawBatch,
+    *,
+    num_nets: int,
+    ema_decay: float,
+    mesh: Mesh | None = None,
+) -> Distiller:
+    """The outer loop as a pair of pure functions.
+
+    Args:
+      problem: see `Problem`.
+      optimizer: any optax optimiser; it sees the meta-gradient as a `DistilledData`.
+      draw_batch: draws one real minibatch from the data set handed to `step`.
+      num_nets: N, initialisations drawn at each step.
+      ema_decay: decay of `DistillState.average`, in [0, 1).
+      mesh: devices with axes ("nets", "batch"): networks and real batch are sharded over them. Step t draws from
+        `fold_in(key, t)` alone, so results do not depend on the mesh but for rounding.
+    """
+
+    def shard(tree: Any, axis: str) -> Any:
+        return (
+            tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec(axis)))
+        )
+
+    everywhere = replicated(mesh)
+
+    def init(distilled: DistilledData) -> DistillState:
+        state = DistillState(jnp.zeros((), jnp.int32), distilled, distilled, optimizer.init(distilled))
+        # Copied, because the step donates its state: no buffer may stand in it twice, nor be the caller's.
+        return jax.device_put(jax.tree.map(jnp.copy, state), everywhere)
+
+    def step(key: jax.Array, state: DistillState, dataset: Any) -> tuple[DistillState, Info]:
+        batch_key, nets_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = shard(draw_batch(batch_key, dataset), "batch")
+        params_N = shard(jax.vmap(problem.init)(jax.random.split(nets_key, num_nets)), "nets")
+        loss, grads = jax.value_and_grad(meta_loss, argnums=2)(problem, params_N, state.distilled, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.distilled)
+        distilled = cast(DistilledData, optax.apply_updates(state.distilled, updates))
+        average = cast(DistilledData, optax.incremental_update(distilled, state.average, 1.0 - ema_decay))
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+        moved = DistillState(state.step + 1, distilled, average, opt_state)
+        # Chosen inside the step because the old state's buffers are donated: outside, there is no going back.
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        if everywhere is not None:
+            state = jax.lax.with_sharding_constraint(state, everywhere)
+        return state, Info(loss, DistilledData(*map(jnp.linalg.norm, map(jnp.ravel, grads))), finite)
+
+    return Distiller(init, step)

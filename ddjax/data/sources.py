@@ -1,0 +1,107 @@
+"""Data sets by name or by file: the front door of this package."""
+
+import difflib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddjax.data.catalogue import CATALOGUE
+from ddjax.data.dataset import Dataset, pixel_statistics, stratified_part
+from ddjax.data.download import download_and_prepare
+from ddjax.data.npz import load_npz
+from ddjax.data.prepared import data_root, find_prepared, load_prepared
+from ddjax.errors import InputError
+
+
+def load_dataset(name: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Loads a data set into memory.
+
+    Args:
+      name: one of `DATASETS`, or the path of an .npz file (see `ddjax.data.npz.load_npz` for its arrays).
+      data_dir: the folder of sets prepared by tensorflow-datasets; by default $TFDS_DATA_DIR, else
+        ~/tensorflow_datasets. `digits` and .npz files do not use it.
+
+    Raises:
+      MissingDataError: the set is not prepared there, or there is no such file.
+      InputError: an unknown name, or data that is damaged or inconsistent.
+    """
+    name = os.fspath(name)
+    if name.endswith(".npz"):
+        return load_npz(Path(name).expanduser())
+    return _LOADERS[_known(name)](data_dir=data_dir)
+
+
+def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str:
+    """Downloads a named set and writes it where `load_dataset` looks; does nothing where it is there already.
+
+    Returns one line that says what was done and where the set lies.
+
+    Raises:
+      InputError: an unknown name, a download that failed, or a folder that cannot be written.
+    """
+    if _known(name) not in CATALOGUE:
+        return f"{name} comes with the library and needs no preparation"
+    root = data_root(data_dir)
+    if folder := find_prepared(name, root):
+        return f"{name} {folder.name} is already prepared in {folder}"
+    folder = download_and_prepare(name, root)
+    return f"{name} {folder.name} prepared in {folder}"
+
+
+def _load_digits(*, data_dir: Any) -> Dataset:
+    """scikit-learn's 1797 handwritten digits, laid out like MNIST: 20x20 in the middle of 28x28, 1397 train, 400 test."""
+    del data_dir
+    from sklearn.datasets import load_digits
+
+    bundled: Any = load_digits()
+    labels = bundled.target.astype(np.int32)
+    enlarged = _enlarge(bundled.images.astype(np.int64), size=20, top=16)
+    images = np.pad(enlarged, ((0, 0), (4, 4), (4, 4)))[..., None]
+    test = stratified_part(labels, 400, seed=0)
+    mean, std = pixel_statistics(images[~test])
+    return Dataset(
+        name="digits",
+        x_train=images[~test],
+        y_train=labels[~test],
+        x_test=images[test],
+        y_test=labels[test],
+        mean=mean,
+        std=std,
+        class_names=tuple(str(name) for name in bundled.target_names),
+        source="digits:1.0.0",
+    )
+
+
+def _enlarge(images: np.ndarray, *, size: int, top: int) -> np.ndarray:
+    """Bilinear enlargement [N, n, n] int in 0..top -> [N, size, size] uint8, in integers: the same bits everywhere."""
+    n = images.shape[-1]
+    unit = 2 * size  # positions and weights are whole multiples of 1/unit of a source pixel
+    weights = np.zeros((size, n), np.int64)
+    for row in range(size):
+        low, part = divmod((2 * row + 1) * n - size, unit)
+        weights[row, max(low, 0)] += unit - part
+        weights[row, min(low + 1, n - 1)] += part
+    scale = top * unit**2
+    return ((weights @ images @ weights.T * 255 + scale // 2) // scale).astype(np.uint8)
+
+
+_LOADERS: dict[str, Callable[..., Dataset]] = {
+    "digits": _load_digits,
+    **{name: partial(load_prepared, name) for name in CATALOGUE},
+}
+DATASETS: tuple[str, ...] = tuple(_LOADERS)
+
+
+def _known(name: str) -> str:
+    if name in _LOADERS:
+        return name
+    nearest = difflib.get_close_matches(name.lower().replace("-", ""), DATASETS, n=3)
+    hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+    raise InputError(
+        f"there is no data set named {name!r}: {hint}the names are {', '.join(DATASETS)}, and the path of a file "
+        "ending in .npz"
+    )

@@ -1,0 +1,29 @@
+"""AlexCifarNet, the paper's network for CIFAR-10 and SVHN (the architecture of cuda-convnet)."""
+
+import flax.linen as nn
+import jax
+
+from ddjax.models.layers import Conv, local_response_norm, max_pool_3x3
+
+
+class AlexCifarNet(nn.Module):
+    """5x5x64, max-pool 3/2, LRN; 5x5x64, LRN, max-pool 3/2; 384, 192, K. ReLU after each; 32x32 inputs -> 8x8x64.
+
+    Attributes:
+      num_classes: K.
+      kernel_init: initialiser of every kernel; biases start at zero.
+    """
+
+    num_classes: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(Conv(64, 5, 2, self.kernel_init, name="conv1")(x))
+        x = local_response_norm(max_pool_3x3(x))
+        x = nn.relu(Conv(64, 5, 2, self.kernel_init, name="conv2")(x))
+        x = max_pool_3x3(local_response_norm(x))
+        x = x.reshape(x.shape[0], -1)
+        for i, width in enumerate((384, 192), start=1):
+            x = nn.relu(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x))
+        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="dense3")(x)

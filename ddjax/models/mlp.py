@@ -1,0 +1,29 @@
+"""Networks for any feature shape: a multi-layer perceptron, and its case without hidden layers, the linear model."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+
+class MLP(nn.Module):
+    """Flattens its input, then dense layers of the given widths with an activation between, then K logits.
+
+    Attributes:
+      num_classes: K.
+      kernel_init: initialiser of every kernel; biases start at zero.
+      widths: hidden widths; none makes it linear.
+      activation: applied after each hidden layer.
+    """
+
+    num_classes: int
+    kernel_init: nn.initializers.Initializer
+    widths: tuple[int, ...] = (128,)
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.reshape(x.shape[0], -1)
+        for i, width in enumerate(self.widths, start=1):
+            x = self.activation(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x))
+        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name=f"dense{len(self.widths) + 1}")(x)

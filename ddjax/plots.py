@@ -1,0 +1,108 @@
+"""Pictures of a run: the distilled images, the curve of the outer loop, the learned learning rates."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from ddjax.artifact import Artifact
+from ddjax.data import denormalise
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+_DPI = 120
+
+
+def plot_images(artifact: Artifact, path: Path) -> None:
+    """One row a step, one column an image, with its class; learning rates of the step's epochs at the left.
+
+    Pictures are de-normalised. Distilled pixels leave the range of real ones, so each row is scaled to its own 1st to 99th
+    percentile; examples that are not pictures are drawn as one strip of values each.
+    """
+    images, labels, log_lrs = artifact.distilled
+    names = artifact.metadata["class_names"]
+    mean, std = (np.asarray(artifact.metadata[k], np.float32) for k in ("mean", "std"))
+    rows, columns = images.shape[:2]
+    pictures = images.ndim == 5 and images.shape[-1] in (1, 3)
+    size = 1.0 if pictures else 0.6
+    fig = Figure(figsize=(columns * 1.0 + 1.3, rows * (size + 0.28) + 0.3), layout="constrained")
+    axes = fig.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        shown = denormalise(images[row], mean, std) if pictures else images[row].reshape(columns, 1, -1)
+        low, high = np.percentile(shown, (1, 99))
+        shown = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+        for column in range(columns):
+            axis = axes[row, column]
+            axis.imshow(
+                shown[column].squeeze(),
+                cmap="gray" if images.shape[-1] == 1 else "viridis",
+                aspect=None if pictures else "auto",
+                vmin=0,
+                vmax=1,
+            )
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(_label(np.asarray(labels[row, column]), names), fontsize=8, pad=2)
+        lrs = ", ".join(f"{lr:.3g}" for lr in np.exp(log_lrs[:, row]))
+        axes[row, 0].set_ylabel(f"step {row + 1}\nlr {lrs}", fontsize=7, rotation=0, ha="right", va="center")
+    fig.savefig(path, dpi=_DPI)
+
+
+def _label(probabilities: np.ndarray, names: list[str]) -> str:
+    top = int(np.argmax(probabilities))
+    share = probabilities[top]
+    return names[top] if share > 0.995 else f"{names[top]} {share:.0%}"
+
+
+def plot_curve(metrics: list[dict[str, Any]], path: Path) -> None:
+    """Outer loss, and accuracy on held-out training data, against outer steps."""
+    steps = [row["step"] for row in metrics]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    left.plot(steps, [row["loss"] for row in metrics], label="training batches")
+    left.plot(steps, [row["valid_loss"] for row in metrics], label="held-out")
+    left.set(xlabel="outer step", ylabel="loss at the end of the inner loop", yscale="log")
+    for key, label in (
+        ("valid_accuracy", "iterate"),
+        ("valid_accuracy_average", "average of iterates"),
+        ("best_valid_accuracy", "best so far"),
+    ):
+        right.plot(steps, [100 * row[key] for row in metrics], label=label)
+    right.set(xlabel="outer step", ylabel="held-out accuracy, %")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    fig.savefig(path, dpi=_DPI)
+    plt.close(fig)
+
+
+def plot_learning_rates(artifact: Artifact, path: Path) -> None:
+    """The learned learning rate of each inner step, epoch after epoch."""
+    lrs = np.exp(artifact.distilled.log_lrs)
+    epochs, steps = lrs.shape
+    fig, axis = plt.subplots(figsize=(max(4, 0.15 * lrs.size + 2), 3.2), layout="constrained")
+    for epoch in range(epochs):
+        axis.plot(np.arange(1, steps + 1) + epoch * steps, lrs[epoch], "o-", label=f"epoch {epoch + 1}")
+    axis.axhline(
+        artifact.metadata["recipe"]["inner_lr"], color="gray", linewidth=0.8, linestyle="--", label="initial value"
+    )
+    axis.set(xlabel="inner step", ylabel="learning rate", yscale="log")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    fig.savefig(path, dpi=_DPI)
+    plt.close(fig)
+
+
+def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Draws every picture there is something for into `folder` and returns their paths."""
+    paths = [folder / "images.png", folder / "learning_rates.png"]
+    plot_images(artifact, paths[0])
+    plot_learning_rates(artifact, paths[1])
+    if metrics:
+        paths.append(folder / "curve.png")
+        plot_curve(metrics, paths[-1])
+    return paths

@@ -1,0 +1,109 @@
+"""Named experiment settings. A recipe's docstring is the experiment: what it is, what it reaches, on what, in what time.
+
+Nothing here imports jax, so listing recipes and checking their values is instant.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ddjax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting of one distillation. The help of each field says what it is; symbols are the paper's."""
+
+    data: str = "digits"
+    """Data set: a name (see `ddjax prepare --help`) or the path of an .npz file with x_train, y_train, x_test, y_test."""
+    model: str = "lenet"
+    """Network: lenet, alexcifar, mlp or linear."""
+    weights: str = "xavier"
+    """Distribution of fresh kernels: xavier (as in the paper) or he; biases start at zero."""
+    init: Literal["fixed", "random"] = "fixed"
+    """Initial weights p(theta_0): one fixed draw, or fresh weights every time."""
+    steps: int = 1
+    """S, gradient-descent steps that each have their own images."""
+    epochs: int = 1
+    """E, passes over those steps; each step of each pass has its own learning rate."""
+    per_class: int = 1
+    """Images of each class in each step."""
+    direction: Literal["gd", "momentum", "adam"] = "gd"
+    """How the inner loop moves: gradient descent (the paper), momentum 0.9, or Adam."""
+    learn_labels: bool = False
+    """Learn soft labels too (not in the paper, whose labels are fixed and one-hot)."""
+    inner_lr: float = 0.02
+    """Value every inner learning rate starts from."""
+    num_nets: int = 1
+    """N, initial networks drawn at each outer step."""
+    batch_size: int = 1024
+    """Real examples at each outer step."""
+    outer_steps: int = 2000
+    """Updates of the distilled data."""
+    lr: float = 0.02
+    """Peak rate of the outer Adam for images (and labels), in units of normalised pixels a step."""
+    lr_log_lrs: float = 0.02
+    """Peak rate of the outer Adam for the logarithms of the inner learning rates."""
+    b1: float = 0.5
+    """First-moment decay of the outer Adam."""
+    b2: float = 0.999
+    """Second-moment decay of the outer Adam."""
+    clip: float = 1.0
+    """Global-norm bound of the meta-gradient; inf turns clipping off."""
+    ema: float = 0.99
+    """Decay of the moving average of the iterates, a candidate beside the iterate itself whenever the best is chosen."""
+    eval_every: int = 250
+    """Outer steps between validations; the distilled data that did best on held-out training data is what is saved."""
+    valid_nets: int = 8
+    """Networks per validation when the initial weights are random."""
+    test_nets: int = 200
+    """Networks of the final report when the initial weights are random."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+    def validate(self) -> "Recipe":
+        """Returns itself, or raises InputError naming the first field whose value makes no sense."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            flag = "--" + field.name.replace("_", "-")
+            if field.name in ("ema", "b1", "b2"):
+                if not 0 <= value < 1:
+                    raise InputError(f"{flag} is {value}: give a number in [0, 1)")
+            elif field.name == "seed":
+                if not 0 <= value < 2**32:
+                    raise InputError(f"{flag} is {value}: give an integer from 0 to 4294967295")
+            elif isinstance(value, (int, float)) and not isinstance(value, bool) and not value > 0:
+                raise InputError(f"{flag} is {value}: give a number above zero")
+            elif value == float("inf") and field.name != "clip":
+                raise InputError(f"{flag} is infinite: give a finite number")
+        return self
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {}
+
+
+def recipe(make: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    """Registers a function `() -> Recipe` under its own name, with hyphens."""
+    RECIPES[make.__name__.replace("_", "-")] = make
+    return make
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+      InputError: there is none; the message names the nearest.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(RECIPES)}"
+        raise InputError(f"unknown recipe {name!r}: {hint}")
+    return RECIPES[name]()
+
+
+@recipe
+def digits() -> Recipe:
+    """Ten images, one gradient-descent step, one fixed LeNet, on scikit-learn's handwritten digits: nothing to download."""
+    return Recipe(data="digits", outer_steps=4000, batch_size=256, lr=0.2, lr_log_lrs=0.1)

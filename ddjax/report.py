@@ -1,0 +1,53 @@
+"""Tables for people."""
+
+from typing import Any
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """The table at the end of a run: what the distilled data do, and what else the same steps could have done."""
+    distilled, real, full = summary["distilled"], summary["random_real"], summary["all_data"]
+    steps, images = summary["inner_steps"], summary["images"]
+    rows = [
+        ("before training", _percent(distilled["accuracy_before_mean"]), ""),
+        (
+            f"{images} distilled images, {_count(steps, 'step')}",
+            _percent(distilled["accuracy_mean"], distilled["accuracy_std"], distilled["num_nets"]),
+            _over(distilled["num_nets"], "network"),
+        ),
+        (
+            f"{images} random real images, {_count(steps, 'step')}",
+            _percent(real["accuracy_mean"], real["accuracy_std"], real["num_nets"]),
+            f"{_over(real['num_nets'], 'set')}, learning rate {real['learning_rate']:g}",
+        ),
+        (
+            f"all {summary['num_train']} training images",
+            _percent(full["accuracy"]),
+            f"{full['adam_steps']} steps of Adam",
+        ),
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    title = f"{summary['name']}: accuracy on the {summary['num_test']} test examples of {summary['data']}, %"
+    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    return "\n".join([title, *lines])
+
+
+def evaluation_lines(evaluation: Any, num_test: int) -> str:
+    """One line a point of the inner loop: steps taken, accuracy, loss."""
+    lines = [f"{_over(len(evaluation.accuracy), 'network')}, {num_test} test examples"]
+    for i, step in enumerate(evaluation.steps):
+        column = evaluation.accuracy[:, i]
+        accuracy = _percent(column.mean(), column.std(), len(column))
+        lines.append(f"  after {_count(step, 'step'):>9}: {accuracy} %, loss {evaluation.loss[:, i].mean():.4f}")
+    return "\n".join(lines)
+
+
+def _percent(mean: float, std: float = 0.0, count: int = 1) -> str:
+    return f"{mean:.2f} ± {std:.2f}" if count > 1 else f"{mean:.2f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _over(number: int, noun: str) -> str:
+    return "" if number == 1 and noun == "set" else _count(number, noun)
