@@ -28,6 +28,7 @@ def plot_images(artifact: Artifact, path: Path) -> None:
     mean, std = (np.asarray(artifact.metadata[k], np.float32) for k in ("mean", "std"))
     rows, columns = images.shape[:2]
     pictures = images.ndim == 5 and images.shape[-1] in (1, 3)
+    gray = pictures and images.shape[-1] == 1
     size = 1.0 if pictures else 0.6
     fig = Figure(figsize=(columns * 1.0 + 1.3, rows * (size + 0.28) + 0.3), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False)
@@ -38,8 +39,8 @@ def plot_images(artifact: Artifact, path: Path) -> None:
         for column in range(columns):
             axis = axes[row, column]
             axis.imshow(
-                shown[column].squeeze(),
-                cmap="gray" if images.shape[-1] == 1 else "viridis",
+                shown[column, ..., 0] if gray else shown[column],
+                cmap="gray" if gray else "viridis",
                 aspect=None if pictures else "auto",
                 vmin=0,
                 vmax=1,

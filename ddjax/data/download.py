@@ -67,7 +67,7 @@ def _builder_class(name: str) -> Any:
     }
     label = tfds.features.ClassLabel(names=entry.class_names, num_classes=None if entry.class_names else 10)
 
-    class CatalogueBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class CatalogueBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # untyped base
         name = dataset_name
         VERSION = tfds.core.Version(entry.version)
         url_infos = published

@@ -1,6 +1,7 @@
 """Networks behind `Model(init, apply)`, by name for recipes and artefacts. Flax is used here and nowhere else."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 
@@ -12,7 +13,7 @@ from ddjax.models.model import Model, from_linen, from_nnx
 
 __all__ = ["MLP", "MODELS", "WEIGHT_INITS", "AlexCifarNet", "LeNet", "Model", "build_model", "from_linen", "from_nnx"]
 
-MODELS = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
     "alexcifar": AlexCifarNet,
     "mlp": MLP,

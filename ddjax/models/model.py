@@ -63,7 +63,8 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     Raises:
       InputError: the module keeps running state (BatchNorm) or draws random numbers (dropout).
     """
-    graph, _, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
+    parts: Any = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
+    graph, _, rest = parts
     leaves = sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(rest)})
     if leaves:
         raise InputError(f"the NNX module keeps state besides its weights ({', '.join(leaves)}), but {_RUNNING_STATE}")
