@@ -58,7 +58,8 @@ def save(path: str | os.PathLike, distilled: DistilledData, metadata: dict[str, 
     draft = path.with_name(path.name + ".tmp")
     # The library lays a contiguous array out as it is in memory, so anything transposed must be copied first.
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    safetensors.numpy.save_file(contiguous, draft, metadata={"ddjax": header})
+    # Not save_file, which makes a file that only its owner may read, whatever the umask.
+    draft.write_bytes(safetensors.numpy.save(contiguous, metadata={"ddjax": header}))
     os.replace(draft, path)
 
 

@@ -28,7 +28,8 @@ from ddjax.run import RunState, Validate, run
 DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "gd": optax.identity,
     "momentum": lambda: optax.trace(0.9),
-    "adam": optax.scale_by_adam,
+    # Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
+    "adam": lambda: optax.scale_by_adam(eps_root=1e-8),
 }
 
 # Streams of the run's one key. Outer step t uses fold_in(key, t), and these stay clear of every t.
@@ -67,7 +68,9 @@ def set_up(
     recipe.validate()
     dataset = load_dataset(recipe.data, data_dir=data_dir) if dataset is None else dataset
     if model is None:
-        model = build_model(recipe.model, dataset.input_shape, dataset.num_classes, weights=recipe.weights)
+        model = build_model(
+            recipe.model, dataset.input_shape, dataset.num_classes, weights=recipe.weights, gate_width=recipe.gate_width
+        )
     train, valid, test = hold_out(dataset)
     key = jax.random.key(recipe.seed)
     params = model.init(jax.random.fold_in(key, _STREAMS["weights"])) if recipe.init == "fixed" else None
@@ -337,12 +340,15 @@ def evaluate_artifact(
         raise InputError(f"--num-nets is {num_nets}: give a number above zero")
     distilled, metadata, params = artifact.load(path)
     try:
-        recipe = Recipe(**metadata["recipe"])
+        recipe = Recipe(**metadata["recipe"]).validate()
         dataset = load_dataset(data or recipe.data, data_dir=data_dir)
-        spec, mean, std = metadata["model"], jnp.asarray(metadata["mean"]), jnp.asarray(metadata["std"])
+        spec = metadata["model"]
+        mean, std = (jnp.asarray(metadata[name], jnp.float32).reshape(dataset.mean.shape) for name in ("mean", "std"))
         shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
         model = build_model(spec["name"], shape, classes, weights=spec["weights"])
-    except (KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the 'ddjax' header lacks or misstates {error}: copy or distill it again") from error
     _require_fit(path, distilled, dataset, model, shape, classes, params)
     _, _, test = hold_out(dataset)

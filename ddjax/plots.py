@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ddjax.artifact import Artifact
 from ddjax.data import denormalise
+from ddjax.errors import InputError
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -100,6 +101,9 @@ def plot_learning_rates(artifact: Artifact, path: Path) -> None:
 
 def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draws every picture there is something for into `folder` and returns their paths."""
+    missing = [key for key in ("class_names", "mean", "std", "recipe") if key not in artifact.metadata]
+    if missing:
+        raise InputError(f"the artefact's header lacks {', '.join(missing)}: copy or distill it again")
     paths = [folder / "images.png", folder / "learning_rates.png"]
     plot_images(artifact, paths[0])
     plot_learning_rates(artifact, paths[1])

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from ddjax.errors import InputError
 
@@ -32,6 +32,8 @@ class Recipe:
     """Images of each class in each step."""
     direction: Literal["gd", "momentum", "adam"] = "gd"
     """How the inner loop moves: gradient descent (the paper), momentum 0.9, or Adam."""
+    gate_width: float = 0.0
+    """Width of the surrogate gates that let the meta-gradient see ReLUs and maxima switch; 0 is the exact derivative."""
     learn_labels: bool = False
     """Learn soft labels too (not in the paper, whose labels are fixed and one-hot)."""
     inner_lr: float = 0.02
@@ -66,14 +68,24 @@ class Recipe:
     def validate(self) -> "Recipe":
         """Returns itself, or raises InputError naming the first field whose value makes no sense."""
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value: Any = getattr(self, field.name)
             flag = "--" + field.name.replace("_", "-")
+            kind = type(field.default)
+            choices = get_args(field.type)
+            given = type(value)
+            if given is not kind and not (kind is float and given is int):
+                raise InputError(f"{flag} is {value!r}: give a value of type {kind.__name__}")
+            if choices and value not in choices:
+                raise InputError(f"{flag} is {value!r}: choose one of {', '.join(choices)}")
             if field.name in ("ema", "b1", "b2"):
                 if not 0 <= value < 1:
                     raise InputError(f"{flag} is {value}: give a number in [0, 1)")
             elif field.name == "seed":
                 if not 0 <= value < 2**32:
                     raise InputError(f"{flag} is {value}: give an integer from 0 to 4294967295")
+            elif field.name == "gate_width":
+                if not 0 <= value < float("inf"):
+                    raise InputError(f"{flag} is {value}: give a finite number, zero or above")
             elif isinstance(value, (int, float)) and not isinstance(value, bool) and not value > 0:
                 raise InputError(f"{flag} is {value}: give a number above zero")
             elif value == float("inf") and field.name != "clip":

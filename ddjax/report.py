@@ -12,12 +12,12 @@ def summary_table(summary: dict[str, Any]) -> str:
         (
             f"{images} distilled images, {_count(steps, 'step')}",
             _percent(distilled["accuracy_mean"], distilled["accuracy_std"], distilled["num_nets"]),
-            _over(distilled["num_nets"], "network"),
+            _count(distilled["num_nets"], "network"),
         ),
         (
             f"{images} random real images, {_count(steps, 'step')}",
             _percent(real["accuracy_mean"], real["accuracy_std"], real["num_nets"]),
-            f"{_over(real['num_nets'], 'set')}, learning rate {real['learning_rate']:g}",
+            f"{_count(real['num_nets'], 'set')}, learning rate {real['learning_rate']:g}",
         ),
         (
             f"all {summary['num_train']} training images",
@@ -33,7 +33,7 @@ def summary_table(summary: dict[str, Any]) -> str:
 
 def evaluation_lines(evaluation: Any, num_test: int) -> str:
     """One line a point of the inner loop: steps taken, accuracy, loss."""
-    lines = [f"{_over(len(evaluation.accuracy), 'network')}, {num_test} test examples"]
+    lines = [f"{_count(len(evaluation.accuracy), 'network')}, {num_test} test examples"]
     for i, step in enumerate(evaluation.steps):
         column = evaluation.accuracy[:, i]
         accuracy = _percent(column.mean(), column.std(), len(column))
@@ -47,7 +47,3 @@ def _percent(mean: float, std: float = 0.0, count: int = 1) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _over(number: int, noun: str) -> str:
-    return "" if number == 1 and noun == "set" else _count(number, noun)

@@ -3,7 +3,9 @@
 Knows nothing of data sets or networks: it drives a `Distiller` and a validation function.
 """
 
+import hashlib
 import json
+import operator
 import os
 import signal
 import threading
@@ -21,6 +23,7 @@ from tqdm import tqdm
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.outer import Distiller, DistillState, Info
+from ddjax.errors import InputError
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -29,12 +32,14 @@ Validate = Callable[[DistilledData], tuple[jax.Array, jax.Array]]
 
 
 class RunState(NamedTuple):
-    """Everything a resumed run needs: the distiller's state, and the iterate that did best on held-out training data."""
+    """Everything a resumed run needs: the distiller's state, the iterate that did best on held-out training data, and
+    `recent`, the infos of the steps since the last validation, in the first rows of arrays [validation interval]."""
 
     state: DistillState
     best: DistilledData
     best_accuracy: jax.Array
     best_step: jax.Array
+    recent: Info
 
 
 class InterruptedRunError(Exception):
@@ -50,23 +55,51 @@ class NonFiniteError(ArithmeticError):
 
 
 class Checkpoints:
-    """Checkpoints of one run in a folder: written atomically, the newest two kept, read back bit for bit."""
+    """Checkpoints of one run in a folder: written atomically, the newest two kept, read back bit for bit.
+
+    Each holds a digest of its files, written last: one without it was never finished, one that differs is damaged.
+    """
 
     def __init__(self, folder: Path):
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, run: RunState) -> None:
         step = int(run.state.step)
         if self._manager.latest_step() != step:
             self._manager.save(step, args=ocp.args.StandardSave(run))
+            draft = self._folder / str(step) / "digest.tmp"
+            draft.write_text(self._digest(step))
+            os.replace(draft, draft.with_name("digest"))
 
     def restore(self, like: RunState) -> RunState:
-        """The newest checkpoint, or `like` itself where there is none."""
-        step = self._manager.latest_step()
-        if step is None:
-            return like
-        return cast(RunState, self._manager.restore(step, args=ocp.args.StandardRestore(like)))
+        """The newest intact checkpoint, or `like` itself where there is none; newer ones that are not are deleted.
+
+        Raises:
+          InputError: there are only damaged ones.
+        """
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            digest = self._folder / str(step) / "digest"
+            if not digest.is_file():
+                self._manager.delete(step)
+            elif digest.read_bytes() != self._digest(step).encode():
+                damaged.append(step)
+            else:
+                for newer in damaged:
+                    print(f"the checkpoint of step {newer} is damaged: going on from step {step}", flush=True)
+                    self._manager.delete(newer)
+                return cast(RunState, self._manager.restore(step, args=ocp.args.StandardRestore(like)))
+        if damaged:
+            raise InputError(f"the checkpoints in {self._folder} are damaged: start again with another --out")
+        return like
+
+    def _digest(self, step: int) -> str:
+        folder, total = self._folder / str(step), hashlib.sha256()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("digest")):
+            total.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        return total.hexdigest()
 
 
 class MetricsLog:
@@ -145,27 +178,30 @@ def run(
     """
     step_fn = jax.jit(distiller.step, donate_argnums=1)
     start = distiller.init(distilled)
-    like = RunState(start, jax.tree.map(jnp.copy, distilled), jnp.full((), -1.0), jnp.full((), -1, jnp.int32))
+    interval = min(eval_every, outer_steps)
+    info_like = jax.eval_shape(step_fn, key, start, dataset)[1]
+    recent = jax.tree.map(lambda leaf: np.zeros((interval, *leaf.shape), leaf.dtype), info_like)
+    like = RunState(start, jax.tree.map(jnp.copy, distilled), jnp.full((), -1.0), jnp.full((), -1, jnp.int32), recent)
     checkpoints = Checkpoints(folder / "checkpoints")
     current = checkpoints.restore(like)
     first = int(current.state.step)
     log = MetricsLog(folder / "metrics.jsonl", first)
     started = time.monotonic() - log.seconds
     saved_at = time.monotonic()
-    infos: list[Info] = []
+    infos = [jax.tree.map(operator.itemgetter(i), current.recent) for i in range(first % interval)]
     with _signals_noted() as noted, _bar(first, outer_steps, progress) as bar:
         for step in range(first + 1, outer_steps + 1):
             state, info = step_fn(key, current.state, dataset)
             current = current._replace(state=state)
             # The previous step's numbers: reading this one's would leave the device idle until the next is sent.
             if infos and not infos[-1].finite:
-                checkpoints.save(current)
+                checkpoints.save(_with_recent(current, infos[:-1]))
                 raise NonFiniteError(_explain(step - 1, infos[-1]))
             infos.append(info)
             bar.update()
             if step % eval_every == 0 or step == outer_steps:
                 if not info.finite:
-                    checkpoints.save(current)
+                    checkpoints.save(_with_recent(current, infos[:-1]))
                     raise NonFiniteError(_explain(step, info))
                 current, row = _validated(current, validate, infos)
                 row["seconds"] = round(time.monotonic() - started, 3)
@@ -174,11 +210,17 @@ def run(
                 _say(progress and bar.disable, step, outer_steps, row)
                 infos = []
             if noted or step == outer_steps or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                checkpoints.save(current)
+                checkpoints.save(_with_recent(current, infos))
                 saved_at = time.monotonic()
             if noted and step < outer_steps:
                 raise InterruptedRunError(noted[0], step)
     return current
+
+
+def _with_recent(current: RunState, infos: list[Info]) -> RunState:
+    rows = jax.device_get(infos)
+    recent = jax.tree.map(lambda old, *new: np.array([*new, *old[len(new) :]], old.dtype), current.recent, *rows)
+    return current._replace(recent=recent)
 
 
 def _bar(first: int, total: int, progress: bool) -> tqdm:

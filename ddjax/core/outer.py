@@ -142,7 +142,7 @@ def make_distiller(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.distilled)
         distilled = cast(DistilledData, optax.apply_updates(state.distilled, updates))
         average = cast(DistilledData, optax.incremental_update(distilled, state.average, 1.0 - ema_decay))
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         moved = DistillState(state.step + 1, distilled, average, opt_state)
         # Chosen inside the step because the old state's buffers are donated: outside, there is no going back.
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)

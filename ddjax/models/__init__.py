@@ -29,7 +29,9 @@ WEIGHT_INITS = {
 _SMALLEST_PICTURE = {"lenet": 12, "alexcifar": 8}
 
 
-def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, *, weights: str = "xavier") -> Model:
+def build_model(
+    name: str, input_shape: tuple[int, ...], num_classes: int, *, weights: str = "xavier", gate_width: float = 0.0
+) -> Model:
     """The network `name` of `MODELS` for inputs of `input_shape` and `num_classes` classes.
 
     Args:
@@ -37,6 +39,7 @@ def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, *, we
       input_shape: shape of one example: [H, W, C] for the convolutional networks, anything for the others.
       num_classes: K.
       weights: key of `WEIGHT_INITS`, the distribution of fresh kernels.
+      gate_width: of the surrogate gates in second derivatives (see `gates`); 0 is exact. Nothing else depends on it.
 
     Raises:
       InputError: unknown name, or a network that cannot read such inputs.
@@ -50,4 +53,5 @@ def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, *, we
             f"model {name!r} reads pictures [height, width, channels] of at least {smallest}x{smallest}, "
             f"but the examples have shape {list(input_shape)}: choose --model mlp or linear, or resize the pictures"
         )
-    return from_linen(MODELS[name](num_classes=num_classes, kernel_init=WEIGHT_INITS[weights]), input_shape)
+    module = MODELS[name](num_classes=num_classes, kernel_init=WEIGHT_INITS[weights], gate_width=gate_width)
+    return from_linen(module, input_shape)

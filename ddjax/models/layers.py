@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddjax.models.gates import max_of_four
+
 
 def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
@@ -29,13 +31,18 @@ class Conv(nn.Module):
     padding: int
     kernel_init: nn.initializers.Initializer
     pooled: bool = False
+    gate_width: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        convolve = conv_max_pool if self.pooled else conv
-        return convolve(x, kernel, padding=self.padding) + bias
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        if self.pooled:
+            x = conv_max_pool(x, kernel, padding=self.padding, gate_width=self.gate_width)
+        else:
+            x = conv(x, kernel, padding=self.padding)
+        return x + bias.reshape(1, 1, 1, -1)
 
 
 def conv(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -47,57 +54,34 @@ def conv(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array
     return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
-def conv_max_pool(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
+def conv_max_pool(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0, gate_width: float = 0.0) -> jax.Array:
     """`conv`, then max over non-overlapping 2x2 blocks: [n, H, W, C] -> [n, H'/2, W'/2, F] (H', W' even).
 
     Bias and any monotone activation commute with the maximum, so callers apply them afterwards, to a quarter of the values.
+    `gate_width` is that of the maximum's surrogate (see `gates`).
     """
     k, _, _, features = kernel.shape
     height, width = (size + 2 * padding - k + 1 for size in inputs.shape[1:3])
     if not _on_cpu():
-        return max_pool_2x2(_native_conv(inputs, kernel, padding))
+        return max_pool_2x2(_native_conv(inputs, kernel, padding), gate_width=gate_width)
     tile = 2 if height % 4 == width % 4 == 0 else 1
     patches = _windows(inputs, size=2 * tile + k - 1, stride=2 * tile, padding=padding)
     n, rows, cols, length = patches.shape
     # Two dimensions, so that the gradient of the kernel is one matrix product too.
     candidates = patches.reshape(-1, length) @ _expanded_kernel(kernel, tile)
-    pooled = _max_of_four(candidates.reshape(n, rows, cols, 4, tile * tile * features))
+    pooled = max_of_four(candidates.reshape(n, rows, cols, 4, tile * tile * features), gate_width)
     if tile == 1:
         return pooled
     pooled = pooled.reshape(n, rows, cols, tile, tile, features).transpose(0, 1, 3, 2, 4, 5)
     return pooled.reshape(n, rows * tile, cols * tile, features)
 
 
-def max_pool_2x2(inputs: jax.Array) -> jax.Array:
-    """Max over non-overlapping 2x2 blocks of [n, H, W, C] by strided slices, cheaper than a window reduction to
-    differentiate twice; an odd last row or column is dropped, as in the usual floor mode."""
+def max_pool_2x2(inputs: jax.Array, *, gate_width: float = 0.0) -> jax.Array:
+    """Max over non-overlapping 2x2 blocks of [n, H, W, C]; an odd last row or column is dropped. `gate_width`: see `gates`."""
     n, height, width, channels = inputs.shape
-    blocks = inputs[:, : height // 2 * 2, : width // 2 * 2]
-    blocks = blocks.reshape(n, height // 2, 2, width // 2, 2, channels)
-    return jnp.maximum(
-        jnp.maximum(blocks[:, :, 0, :, 0], blocks[:, :, 0, :, 1]),
-        jnp.maximum(blocks[:, :, 1, :, 0], blocks[:, :, 1, :, 1]),
-    )
-
-
-@jax.custom_jvp
-def _max_of_four(candidates: jax.Array) -> jax.Array:
-    """Max over axis -2, of size 4: [..., 4, m] -> [..., m]. A tie goes to the first."""
-    a, b, c, d = (candidates[..., i, :] for i in range(4))
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
-
-
-@_max_of_four.defjvp
-def _(primals, tangents):
-    # The derivative follows one winner by its int8 index: a masked sum forwards, a masked broadcast backwards, each a single
-    # pass, where the maxima's own rules would split ties and scatter through slices.
-    (x,), (tangent,) = primals, tangents
-    a, b, c, d = (x[..., i, :] for i in range(4))
-    top, bottom = jnp.maximum(a, b), jnp.maximum(c, d)
-    first, second = jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3)
-    winner = jnp.where(top >= bottom, first, second).astype(jnp.int8)
-    chosen = winner[..., None, :] == jnp.arange(4, dtype=jnp.int8)[:, None]
-    return jnp.maximum(top, bottom), jnp.sum(jnp.where(chosen, tangent, 0), axis=-2)
+    rows, cols = height // 2, width // 2
+    blocks = inputs[:, : 2 * rows, : 2 * cols].reshape(n, rows, 2, cols, 2, channels)
+    return max_of_four(blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, cols, 4, channels), gate_width)
 
 
 def max_pool_3x3(inputs: jax.Array) -> jax.Array:

@@ -1,10 +1,12 @@
 """LeNet as in the paper's experiments on digits."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 
+from ddjax.models.gates import relu
 from ddjax.models.layers import Conv
 
 
@@ -14,19 +16,22 @@ class LeNet(nn.Module):
     Attributes:
       num_classes: K.
       kernel_init: initialiser of every kernel; biases start at zero.
-      activation: monotone, since it is applied after the pooling it commutes with.
+      gate_width: width of the surrogate gates of ReLUs and maxima (see `gates`); 0 is exact.
+      activation: instead of ReLU; monotone, since it is applied after the pooling it commutes with.
     """
 
     num_classes: int
     kernel_init: nn.initializers.Initializer
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    gate_width: float = 0.0
+    activation: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        activation = self.activation or partial(relu, width=self.gate_width)
         padding = 2 if x.shape[1] < 32 else 0
-        x = self.activation(Conv(6, 5, padding, self.kernel_init, pooled=True, name="conv1")(x))
-        x = self.activation(Conv(16, 5, 0, self.kernel_init, pooled=True, name="conv2")(x))
+        x = activation(Conv(6, 5, padding, self.kernel_init, pooled=True, gate_width=self.gate_width, name="conv1")(x))
+        x = activation(Conv(16, 5, 0, self.kernel_init, pooled=True, gate_width=self.gate_width, name="conv2")(x))
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate((120, 84), start=1):
-            x = self.activation(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x))
+            x = activation(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x))
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="dense3")(x)

@@ -1,9 +1,12 @@
 """Networks for any feature shape: a multi-layer perceptron, and its case without hidden layers, the linear model."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
+
+from ddjax.models.gates import relu
 
 
 class MLP(nn.Module):
@@ -13,17 +16,20 @@ class MLP(nn.Module):
       num_classes: K.
       kernel_init: initialiser of every kernel; biases start at zero.
       widths: hidden widths; none makes it linear.
-      activation: applied after each hidden layer.
+      gate_width: width of the surrogate gates of the ReLUs (see `gates`); 0 is exact.
+      activation: instead of ReLU, after each hidden layer.
     """
 
     num_classes: int
     kernel_init: nn.initializers.Initializer
     widths: tuple[int, ...] = (128,)
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    gate_width: float = 0.0
+    activation: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        activation = self.activation or partial(relu, width=self.gate_width)
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.widths, start=1):
-            x = self.activation(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x))
+            x = activation(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x))
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name=f"dense{len(self.widths) + 1}")(x)

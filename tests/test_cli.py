@@ -1,0 +1,567 @@
+"""The command line: help, whole tiny runs, what they write and print, and one line for every kind of bad input."""
+
+import dataclasses
+import importlib.metadata
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from ddjax import baselines, cli, experiment, report
+from ddjax.artifact import load
+from ddjax.recipes import RECIPES, Recipe
+
+COMMANDS = ("recipes", "distill", "evaluate", "plot", "prepare")
+METRICS = {"accuracy_mean", "accuracy_std", "accuracy_before_mean", "loss_mean", "num_nets"}
+TINY = ("--outer-steps", 12, "--eval-every", 4, "--batch-size", 16, "--inner-lr", 0.1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion():
+    """As users have it: optax's Adam promotes integers."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def in_process(*argv) -> Result:
+    """`ddjax ARGV`, but on the devices of this process, and with small baselines."""
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(experiment, "use_all_cores", lambda: None)
+        patch.setattr(baselines, "all_data", partial(baselines.all_data, steps=50))
+        patch.setattr(baselines, "random_real", partial(baselines.random_real, num_sets=2))
+        try:
+            cli.main([str(arg) for arg in argv])
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    return Result(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def ddjax(monkeypatch, tmp_path):
+    """Runs the command inside an empty folder, where no data set is prepared."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing prepared"))
+    return in_process
+
+
+def process(*argv, cwd: Path) -> Result:
+    command = [sys.executable, "-m", "ddjax", *map(str, argv)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def npz_arrays(shape=(6,), count=90, classes=3) -> dict[str, np.ndarray]:
+    """An easy problem: a class is a Gaussian around its own centre."""
+    random = np.random.RandomState(0)
+    centres = random.normal(0, 2, (classes, *shape))
+    y = np.arange(count) % classes
+    x = (centres[y] + random.normal(0, 1, (count, *shape))).astype(np.float32)
+    if len(shape) == 3:
+        x = np.clip(128 + 30 * x, 0, 255).astype(np.uint8)
+    return {"x_train": x[:60], "y_train": y[:60], "x_test": x[60:], "y_test": y[60:]}
+
+
+def save_npz(path: Path, changes: Any = (), shape=(6,)) -> Path:
+    arrays = npz_arrays(shape) | dict(changes)
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+def assert_drawn(path: Path, least_colours=20):
+    """A PNG that decodes, larger than a stamp, and not blank."""
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB"))
+    assert min(pixels.shape[:2]) > 60
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) >= least_colours
+
+
+# Help
+
+
+@pytest.mark.parametrize("argv, status", [((), 2), (("--help",), 0), (("-h",), 0)])
+def test_usage_names_every_command(ddjax, argv, status):
+    result = ddjax(*argv)
+    assert result.status == status and result.err == ""
+    assert result.out.startswith("usage: ddjax COMMAND")
+    for command in COMMANDS:
+        assert f"\n  ddjax {command} " in result.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(ddjax, command):
+    result = ddjax(command, "--help")
+    assert result.status == 0 and result.err == ""
+    assert result.out.startswith(f"usage: ddjax {command}")
+    assert len(result.out.splitlines()) >= 3 and max(map(len, result.out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_of_a_recipe_lists_every_field_with_its_default(ddjax, recipe):
+    result = ddjax("distill", recipe, "--help")
+    assert result.status == 0 and result.err == ""
+    words = " ".join(result.out.replace("│", " ").split())
+    for field in dataclasses.fields(Recipe):
+        assert f"--{field.name.replace('_', '-')}" in words
+    assert f"Updates of the distilled data. (default: {RECIPES[recipe]().outer_steps})" in words
+    for flag in ("--out", "--resume", "--data-dir"):
+        assert flag in words
+
+
+def test_recipes_are_listed_with_what_they_are(ddjax):
+    result = ddjax("recipes")
+    assert result.status == 0 and result.err == ""
+    for name, make in RECIPES.items():
+        doc = " ".join((make.__doc__ or "").split())
+        assert doc and f"{name} {doc}" in " ".join(result.out.split())
+
+
+def test_installed_command_and_module_are_the_same(tmp_path):
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="ddjax")
+    assert script.load() is cli.main
+    listed, nothing, wrong = (process(*argv, cwd=tmp_path) for argv in (["recipes"], [], ["distil"]))
+    assert listed.status == 0 and all(name in listed.out for name in RECIPES) and listed.err == ""
+    assert nothing.status == 2 and nothing.out == cli.USAGE + "\n"
+    assert (wrong.status, wrong.out) == (2, "") and wrong.err.startswith("ddjax: unknown command 'distil'")
+    assert wrong.err.count("\n") == 1
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A real process: ten seconds of training on the built-in digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    argv = ["--model", "mlp", "--steps", 2, "--epochs", 2, "--outer-steps", 30, "--eval-every", 10, "--batch-size", 32]
+    return folder / "out", process("distill", "digits", *argv, "--out", "out", cwd=folder)
+
+
+def test_distill_writes_everything_and_prints_the_table(digits_run):
+    out, result = digits_run
+    assert result.status == 0, result.err
+    assert result.err == ""
+    files = {"config.json", "metrics.jsonl", "distilled.safetensors", "summary.json"}
+    pictures = {"images.png", "curve.png", "learning_rates.png"}
+    assert {path.name for path in out.iterdir()} == files | pictures | {"checkpoints"}
+    for picture in pictures:
+        assert_drawn(out / picture)
+    summary = json.loads((out / "summary.json").read_text())
+    assert report.summary_table(summary) in result.out
+    rows = [line.strip() for line in report.summary_table(summary).splitlines()]
+    for row, start in zip(rows[1:], ("before training", "20 distilled", "20 random real", "all 1281"), strict=True):
+        assert row.startswith(start)
+    for path in files - {"config.json"} | pictures:
+        assert f"  out/{path}\n" in result.out
+    assert [line.split()[1] for line in result.out.splitlines() if line.startswith("step")] == [
+        "10/30",
+        "20/30",
+        "30/30",
+    ]
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [10, 20, 30] and metrics[-1]["loss"] < metrics[0]["loss"]
+    config = json.loads((out / "config.json").read_text())
+    assert config["recipe"]["outer_steps"] == 30 and config["recipe"]["model"] == "mlp"
+    # Percent, on the whole test set, and distilling helps: four steps on noise give about 10 %.
+    assert summary["num_test"] == 400 and summary["inner_steps"] == 4
+    assert 40 < summary["distilled"]["accuracy_mean"] <= 100
+    assert summary["distilled"]["accuracy_before_mean"] < 30 < summary["random_real"]["accuracy_mean"]
+    assert summary["all_data"]["accuracy"] > 90
+
+
+def test_evaluate_prints_one_json_object_equal_to_the_summary(digits_run, tmp_path, ddjax):
+    out, _ = digits_run
+    summary = json.loads((out / "summary.json").read_text())
+    real = process("evaluate", "out", "--json", cwd=out.parent)
+    assert real.status == 0 and real.err == "" and real.out.count("\n") == 1
+    shutil.copy(out / "distilled.safetensors", tmp_path / "alone.safetensors")
+    alone = ddjax("evaluate", "alone.safetensors", "--json")
+    assert alone.status == 0 and alone.out.count("\n") == 1
+    for printed in (real.out, alone.out):
+        found = json.loads(printed)
+        assert set(found) == METRICS | {"num_test"}
+        assert found["num_test"] == 400 and found["num_nets"] == 1
+        for name in METRICS:
+            assert found[name] == pytest.approx(summary["distilled"][name], abs=1e-3)
+
+
+def test_evaluate_prints_a_line_an_epoch(digits_run, ddjax):
+    out, _ = digits_run
+    summary = json.loads((out / "summary.json").read_text())
+    result = ddjax("evaluate", out)
+    assert result.status == 0
+    head, *lines = result.out.splitlines()
+    assert head == "1 network, 400 test examples"
+    for line, (step, accuracy) in zip(lines, summary["accuracy_by_step"].items(), strict=True):
+        assert line.split()[:4] == ["after", step, "steps:", f"{accuracy:.2f}"]
+
+
+def test_plot_draws_a_lone_artefact_elsewhere(digits_run, tmp_path, ddjax):
+    out, _ = digits_run
+    (tmp_path / "alone").mkdir()
+    shutil.copy(out / "distilled.safetensors", tmp_path / "alone")
+    result = ddjax("plot", "alone/distilled.safetensors", "--out", "pictures/new")
+    assert result.status == 0 and result.err == ""
+    paths = [Path("pictures/new/images.png"), Path("pictures/new/learning_rates.png")]
+    assert list(map(Path, result.out.split())) == paths
+    for path in paths:
+        assert_drawn(path)
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == {"distilled.safetensors"}
+    assert sorted(path.name for path in Path("pictures/new").iterdir()) == ["images.png", "learning_rates.png"]
+    assert len(ddjax("plot", out, "--out", "pictures").out.split()) == 3 and Path("pictures/curve.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory, promotion):
+    """The folder of a run on vectors of the user's own, with fixed initial weights; and one on pictures."""
+    folder = tmp_path_factory.mktemp("own")
+    for kind, shape, model in (("vectors", (6,), "linear"), ("pictures", (9, 7, 3), "mlp")):
+        (folder / kind).mkdir()
+        own = save_npz(folder / kind / "own.npz", shape=shape)
+        argv = ("--data", own, "--model", model, *TINY, "--out", folder / kind / "out")
+        result = in_process("distill", "digits", *argv)
+        assert result.status == 0, result.err
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["vectors", "pictures"])
+def test_own_arrays_need_no_source_edited(ddjax, own_run, tmp_path, kind):
+    shutil.copytree(own_run / kind, tmp_path, dirs_exist_ok=True)
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["data"] == "own" and summary["num_test"] == 30 and summary["images"] == 3
+    for name in ("images", "learning_rates", "curve"):
+        assert_drawn(Path(f"out/{name}.png"))
+    found = json.loads(ddjax("evaluate", "out", "--json", "--data", "own.npz").out)
+    assert found["accuracy_mean"] == pytest.approx(summary["distilled"]["accuracy_mean"], abs=1e-3)
+    assert found["accuracy_mean"] != found["accuracy_before_mean"]
+
+
+@pytest.fixture(scope="module")
+def vector_run(tmp_path_factory, promotion):
+    """Random initial weights, two networks a step, soft labels learned: everything the digits' run has not."""
+    folder = tmp_path_factory.mktemp("vectors")
+    save_npz(folder / "own.npz")
+    many = ("--init", "random", "--num-nets", 2, "--valid-nets", 2, "--test-nets", 5, "--learn-labels")
+    argv = (
+        "distill",
+        "digits",
+        "--data",
+        folder / "own.npz",
+        "--model",
+        "linear",
+        *TINY,
+        *many,
+        "--out",
+        folder / "out",
+    )
+    assert in_process(*argv).status == 0
+    return folder
+
+
+def test_random_initial_weights(vector_run, ddjax):
+    summary = json.loads((vector_run / "out" / "summary.json").read_text())["distilled"]
+    assert summary["num_nets"] == 5 and summary["accuracy_std"] > 0
+    assert load(vector_run / "out").params is None
+    default = json.loads(ddjax("evaluate", vector_run / "out", "--json").out)
+    for name in METRICS:
+        assert default[name] == pytest.approx(summary[name], abs=1e-3)
+    fewer = json.loads(ddjax("evaluate", vector_run / "out", "--json", "--num-nets", 3).out)
+    assert fewer["num_nets"] == 3 and fewer["loss_mean"] != default["loss_mean"]
+    table = ddjax("evaluate", vector_run / "out", "--num-nets", 3).out
+    assert table.startswith("3 networks, 30 test examples\n")
+    assert f"{fewer['accuracy_mean']:.2f} ± {fewer['accuracy_std']:.2f} %" in table
+
+
+def test_a_run_goes_where_its_recipe_is_named(ddjax, monkeypatch):
+    """Without --out; and what is looked up where is what the arguments say."""
+    seen = {}
+    monkeypatch.setattr(
+        experiment, "distill", lambda recipe, out, **others: seen.update(others, recipe=recipe, out=out) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        ddjax("distill", "digits", "--lr", 0.5, "--data-dir", "there", "--resume")
+    assert seen == {
+        "recipe": dataclasses.replace(RECIPES["digits"](), lr=0.5),
+        "out": Path("runs/digits"),
+        "name": "digits",
+        "resume": True,
+        "data_dir": "there",
+    }
+
+
+# Bad input
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def assert_refused(ddjax, argv, message: str):
+    """Exit status 2, one line that says what is wrong, and nothing on the disk changed."""
+    before = tree(Path())
+    result = ddjax(*argv)
+    assert result.status == 2, result
+    assert result.err.startswith("ddjax: ") and result.err.count("\n") == 1 and result.err.endswith("\n")
+    assert message in result.err
+    assert "Traceback" not in result.out + result.err and result.out == ""
+    assert tree(Path()) == before
+
+
+OWN = ("distill", "digits", "--data", "own.npz", "--model", "linear")
+WRONG_WORDS = {
+    "command": (("distil", "digits"), "unknown command 'distil': choose one of recipes, distill"),
+    "no recipe": (("distill",), "name a recipe first"),
+    "no recipe but options": (("distill", "--out", "x"), "name a recipe first"),
+    "recipe": (("distill", "digitz"), "unknown recipe 'digitz': did you mean digits?"),
+    "far recipe": (("distill", "zzz"), "unknown recipe 'zzz': choose one of digits"),
+    "data": (("distill", "digits", "--data", "mnits"), "no data set named 'mnits': did you mean mnist?"),
+    "not prepared": (("distill", "digits", "--data", "mnist"), "ddjax prepare mnist"),
+    "not there": (("distill", "digits", "--data", "mnist", "--data-dir", "void"), "ddjax prepare mnist"),
+    "no file": (("distill", "digits", "--data", "other.npz"), "other.npz"),
+    "model": ((*OWN, "--model", "resnet"), "unknown model 'resnet': choose one of lenet"),
+    "weights": ((*OWN, "--weights", "zero"), "unknown weight initialisation 'zero'"),
+    "lenet on vectors": ((*OWN, "--model", "lenet"), "choose --model mlp or linear"),
+    "evaluate nothing": (("evaluate", "void"), "no artefact at void"),
+    "plot nothing": (("plot", "void/distilled.safetensors"), "no artefact at void"),
+    "evaluate own data": (("evaluate", "own.npz"), "is damaged or not a safetensors file"),
+    "evaluate unfinished": (("evaluate", "."), "give the folder of a finished run"),
+    "prepare": (("prepare", "mnits"), "no data set named 'mnits'"),
+    "prepare nothing": (("prepare",), "name the data sets"),
+}
+
+
+@pytest.mark.parametrize("argv, message", WRONG_WORDS.values(), ids=WRONG_WORDS.keys())
+def test_wrong_words(ddjax, argv, message):
+    save_npz(Path("own.npz"))
+    assert_refused(ddjax, argv, message)
+
+
+WRONG_ARRAYS = {
+    "missing": ({"y_test": None}, "y_test missing"),
+    "mismatched": ({"y_train": np.arange(59) % 3}, "x_train has 60 examples but y_train has 59"),
+    "widths": ({"x_test": npz_arrays((5,))["x_test"]}, "x_test is float32 [30, 5]"),
+    "label out of range": ({"y_test": np.full(30, 3)}, "y_test has the label 3"),
+    "negative label": ({"y_train": np.arange(60) % 3 - 1}, "y_train has the label -1"),
+    "nan": ({"x_train": np.full((60, 6), np.nan, np.float32)}, "x_train has 360 values not finite"),
+}
+
+
+@pytest.mark.parametrize("changes, message", WRONG_ARRAYS.values(), ids=WRONG_ARRAYS.keys())
+def test_wrong_arrays(ddjax, changes, message):
+    save_npz(Path("own.npz"), changes)
+    assert_refused(ddjax, (*OWN, "--out", "out"), message)
+
+
+def wrong_values(field: dataclasses.Field) -> list[str]:
+    wrong = ["-1"] if field.name in ("seed", "b1", "b2", "ema") else ["-1", "0"]
+    if field.type is float:
+        wrong += ["nan", "-inf", *([] if field.name == "clip" else ["inf"])]
+    return wrong
+
+
+NUMBERS = [field for field in dataclasses.fields(Recipe) if field.type in (int, float)]
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
+def test_numbers_out_of_range(ddjax, field):
+    flag = "--" + field.name.replace("_", "-")
+    for value in wrong_values(field):
+        shown = "infinite" if value == "inf" and field.name not in ("b1", "b2", "ema") else str(field.type(value))
+        assert_refused(ddjax, ("distill", "digits", f"{flag}={value}"), f"{flag} is {shown}: give a")
+
+
+def test_every_number_is_checked():
+    """The list above is of all numeric fields, and the limits themselves are refused too."""
+    assert {"steps", "epochs", "num_nets", "outer_steps", "lr", "clip", "seed"} <= {field.name for field in NUMBERS}
+    assert len(NUMBERS) == sum(type(f.default) in (int, float) for f in dataclasses.fields(Recipe))
+    for name in ("b1", "b2", "ema"):
+        with pytest.raises(ValueError, match=f"--{name} is 1.0"):
+            Recipe(**{name: 1.0}).validate()
+    with pytest.raises(ValueError, match="--seed is 4294967296"):
+        Recipe(seed=2**32).validate()
+    assert Recipe(clip=math.inf, b1=0.0, ema=0.0, seed=2**32 - 1).validate().seed == 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("distill", "digits", "--outer-steps", "1.5"),
+        ("distill", "digits", "--seed", "many"),
+        ("distill", "digits", "--outer-step", "5"),
+        ("distill", "digits", "--init", "none"),
+        ("distill", "digits", "--lr"),
+        ("distill", "digits", "surplus"),
+        ("evaluate",),
+        ("evaluate", "a", "--num-nets", "x"),
+        ("plot", "a", "b"),
+        ("recipes", "digits"),
+    ],
+    ids=" ".join,
+)
+def test_words_that_do_not_parse(ddjax, argv):
+    result = ddjax(*argv)
+    assert result.status == 2
+    shown = result.err + result.out
+    assert "Traceback" not in shown and shown.strip()
+    assert argv[0] == "recipes" or argv[-1] in shown or argv[-2] in shown or "PATH" in shown
+    assert tree(Path()) == {}
+
+
+def test_refusal_by_a_real_process(tmp_path):
+    save_npz(tmp_path / "own.npz", {"y_test": None})
+    before = tree(tmp_path)
+    for argv, message in [
+        ((*OWN, "--out", "out"), "y_test missing"),
+        (("distill", "digits", "--num-nets", "0"), "--num-nets is 0"),
+    ]:
+        result = process(*argv, cwd=tmp_path)
+        assert (result.status, result.out) == (2, "")
+        assert result.err.startswith("ddjax: ") and result.err.count("\n") == 1 and message in result.err
+    assert tree(tmp_path) == before
+
+
+# Output folders
+
+
+def test_output_folders_that_cannot_be(ddjax):
+    save_npz(Path("own.npz"))
+    Path("file").write_text("text")
+    Path("foreign").mkdir()
+    Path("foreign/thesis.tex").write_text("work of years")
+    for out, message in [
+        ("file", "cannot use file"),
+        ("file/below", "cannot use file/below"),
+        ("/proc/ddjax", "cannot use /proc/ddjax"),
+        ("foreign", "foreign is not empty and holds no run"),
+    ]:
+        for resume in ((), ("--resume",)):
+            assert_refused(ddjax, (*OWN, "--out", out, *resume), message)
+
+
+def test_output_folder_of_another_run(ddjax, vector_run, tmp_path):
+    shutil.copytree(vector_run, tmp_path, dirs_exist_ok=True)
+    config = json.loads(Path("out/config.json").read_text())
+    own = ["distill", "digits", "--out", "out", "--data", config["recipe"]["data"]]
+    same = [*own, "--model", "linear", *TINY, "--init", "random", "--num-nets", 2, "--valid-nets", 2, "--test-nets", 5]
+    same.append("--learn-labels")
+    assert_refused(ddjax, same, "out already holds a run: continue it with --resume")
+    assert_refused(ddjax, [*same, "--resume", "--seed", 5], "other settings (seed 0 there, 5 now)")
+    assert_refused(ddjax, [*own, "--model", "linear", "--resume"], "outer_steps 12 there, 4000 now")
+    Path("out/config.json").write_text('{"recipe": {')
+    assert_refused(ddjax, [*same, "--resume"], "cannot use out as output folder")
+
+
+def test_data_that_changed_are_not_resumed(ddjax, own_run, tmp_path):
+    shutil.copytree(own_run / "vectors", tmp_path, dirs_exist_ok=True)
+    config = json.loads(Path("out/config.json").read_text())
+    config["recipe"]["data"] = "own.npz"
+    changed = npz_arrays()["x_train"].copy()
+    changed[0, 0] += 1
+    save_npz(Path("own.npz"), {"x_train": changed})
+    Path("out/config.json").write_text(json.dumps(config))
+    assert_refused(ddjax, (*OWN, *TINY, "--out", "out", "--resume"), "other settings (data set ")
+
+
+# Artefacts
+
+
+def rewrite(path: Path, change) -> None:
+    """Saves the artefact again with tensors and header as `change(tensors, header)` leaves them."""
+    loaded = load(path)
+    tensors, header = safetensors.numpy.load_file(path), loaded.metadata
+    change(tensors, header)
+    safetensors.numpy.save_file(tensors, path, metadata={"ddjax": json.dumps(header)})
+
+
+def wide(tensors, header):
+    tensors["images"] = np.zeros((1, 3, 7), np.float32)
+
+
+WRONG_ARTEFACTS = {
+    "images of another width": (wide, "images [7] of 3 classes, but its model reads [6] of 3"),
+    "model of other inputs": (lambda t, h: h["model"].update(input_shape=[7]), "but its model reads [7]"),
+    "model of more classes": (lambda t, h: h["model"].update(num_classes=4), "but its model reads [6] of 4"),
+    "unknown model": (lambda t, h: h["model"].update(name="resnet"), "unknown model 'resnet'"),
+    "lenet": (lambda t, h: h["model"].update(name="lenet"), "choose --model mlp or linear"),
+    "direction": (lambda t, h: h["recipe"].update(direction="up"), "--direction is 'up': choose one of gd"),
+    "no recipe": (lambda t, h: h.pop("recipe"), "lacks or misstates 'recipe'"),
+    "strange recipe": (lambda t, h: h["recipe"].update(colour="red"), "misstates"),
+    "recipe out of range": (lambda t, h: h["recipe"].update(test_nets=0), "--test-nets is 0"),
+    "recipe of words": (lambda t, h: h["recipe"].update(test_nets="five"), "--test-nets is 'five': give"),
+    "no mean": (lambda t, h: h.pop("mean"), "lacks or misstates 'mean'"),
+    "short mean": (lambda t, h: h.update(mean=[0.0, 0.0]), "misstates"),
+    "no tensors": (lambda t, h: t.pop("labels"), "lacks the tensors labels"),
+    "nan": (lambda t, h: t.update(images=t["images"] * np.float32("nan")), "not finite"),
+    "newer": (lambda t, h: h.update(format_version=99), "format version 99"),
+}
+
+
+@pytest.mark.parametrize("change, message", WRONG_ARTEFACTS.values(), ids=WRONG_ARTEFACTS.keys())
+def test_artefacts_that_cannot_be_evaluated(ddjax, vector_run, change, message):
+    shutil.copy(vector_run / "out" / "distilled.safetensors", "a.safetensors")
+    rewrite(Path("a.safetensors"), change)
+    assert_refused(ddjax, ("evaluate", "a.safetensors", "--data", vector_run / "own.npz"), message)
+
+
+@pytest.mark.parametrize("key", ["mean", "std", "class_names", "recipe"])
+def test_artefacts_that_cannot_be_drawn(ddjax, vector_run, key):
+    shutil.copy(vector_run / "out" / "distilled.safetensors", "a.safetensors")
+    rewrite(Path("a.safetensors"), lambda t, h: h.pop(key))
+    assert_refused(ddjax, ("plot", "a.safetensors"), f"header lacks {key}")
+
+
+def test_weights_that_do_not_fit_the_model(ddjax, own_run):
+    shutil.copy(own_run / "vectors" / "out" / "distilled.safetensors", "a.safetensors")
+    rewrite(Path("a.safetensors"), lambda t, h: h["model"].update(name="mlp"))
+    assert_refused(ddjax, ("evaluate", "a.safetensors"), "its weights do not fit its model")
+
+
+def test_artefact_on_other_data(ddjax, vector_run):
+    out = vector_run / "out"
+    assert_refused(ddjax, ("evaluate", out, "--data", "digits"), "digits has [28, 28, 1] of 10: give its own data set")
+    assert_refused(ddjax, ("evaluate", out, "--data", "mnist"), "ddjax prepare mnist")
+    assert_refused(ddjax, ("evaluate", out, "--num-nets", "0"), "--num-nets is 0")
+    assert_refused(ddjax, ("evaluate", out, "--num-nets=-3"), "--num-nets is -3")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "plot"])
+def test_damaged_and_foreign_files(ddjax, vector_run, command):
+    whole = (vector_run / "out" / "distilled.safetensors").read_bytes()
+    path = Path("a.safetensors")
+    for content, message in [
+        (whole[: len(whole) // 2], "is damaged or not a safetensors file"),
+        (whole[:-1], "is damaged or not a safetensors file"),
+        (b"", "is damaged or not a safetensors file"),
+        (b"\xff" * 100, "is damaged or not a safetensors file"),
+        (safetensors.numpy.save({"weight": np.zeros(3)}), "ddjax did not write"),
+        (safetensors.numpy.save({"images": np.zeros(3)}, metadata={"ddjax": "{"}), "damaged 'ddjax' header"),
+        (safetensors.numpy.save({"images": np.zeros(3)}, metadata={"ddjax": "[]"}), "damaged 'ddjax' header"),
+    ]:
+        path.write_bytes(content)
+        assert_refused(ddjax, (command, path), message)
+
+
+def test_pictures_that_cannot_be_written(ddjax, vector_run):
+    Path("file").write_text("text")
+    for out in ("file", "file/below", "/proc/ddjax"):
+        assert_refused(ddjax, ("plot", vector_run / "out", "--out", out), f"cannot write pictures into {out}")

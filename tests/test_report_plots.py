@@ -1,0 +1,257 @@
+"""Tables, word for word; pictures, by what is in the figures and in the files."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ddjax import plots, report
+from ddjax.artifact import Artifact
+from ddjax.core.distilled import DistilledData
+from ddjax.errors import InputError
+from ddjax.evaluate import Evaluation
+from ddjax.recipes import Recipe
+
+# Tables
+
+
+def scores(mean, std=0.0, before=9.87, nets=1, **others):
+    return {
+        "accuracy_mean": mean,
+        "accuracy_std": std,
+        "accuracy_before_mean": before,
+        "loss_mean": 1.0,
+        "num_nets": nets,
+        **others,
+    }
+
+
+SUMMARY = {
+    "name": "digits",
+    "data": "digits",
+    "images": 10,
+    "inner_steps": 1,
+    "num_test": 400,
+    "num_train": 1281,
+    "best_step": 3750,
+    "valid_accuracy": 97.0,
+    "distilled": scores(96.5),
+    "accuracy_by_step": {"0": 9.87, "1": 96.5},
+    "random_real": scores(45.678, 5.5, nets=20, learning_rate=0.03),
+    "all_data": {"accuracy": 99.0, "adam_steps": 2000},
+}
+
+FIXED_TABLE = """\
+digits: accuracy on the 400 test examples of digits, %
+  before training                        9.87
+  10 distilled images, 1 step           96.50  1 network
+  10 random real images, 1 step  45.68 ± 5.50  20 sets, learning rate 0.03
+  all 1281 training images              99.00  2000 steps of Adam"""
+
+RANDOM_TABLE = """\
+digits: accuracy on the 400 test examples of digits, %
+  before training                           9.87
+  100 distilled images, 30 steps    79.50 ± 8.12  200 networks
+  100 random real images, 30 steps         45.68  1 set, learning rate 1
+  all 1281 training images                 99.00  2000 steps of Adam"""
+
+
+def test_table_of_fixed_weights():
+    assert report.summary_table(SUMMARY) == FIXED_TABLE
+
+
+def test_table_of_random_weights():
+    many = {"images": 100, "inner_steps": 30, "distilled": scores(79.5, 8.123, nets=200)}
+    one_set = {"random_real": scores(45.678, 5.5, nets=1, learning_rate=1.0)}
+    assert report.summary_table({**SUMMARY, **many, **one_set}) == RANDOM_TABLE
+
+
+def test_lines_of_an_evaluation():
+    accuracy = np.array([[10.0, 50.0, 80.0], [12.0, 60.0, 90.0]])
+    loss = np.array([[2.5, 1.0, 0.5], [2.3, 1.2, 0.25]])
+    text = report.evaluation_lines(Evaluation((0, 1, 10), accuracy, loss), 400)
+    assert text == (
+        "2 networks, 400 test examples\n"
+        "  after   0 steps: 11.00 ± 1.00 %, loss 2.4000\n"
+        "  after    1 step: 55.00 ± 5.00 %, loss 1.1000\n"
+        "  after  10 steps: 85.00 ± 5.00 %, loss 0.3750"
+    )
+    one = report.evaluation_lines(Evaluation((0, 1), accuracy[:1, :2], loss[:1, :2]), 7)
+    assert one.splitlines()[0] == "1 network, 7 test examples"
+    assert one.splitlines()[2] == "  after    1 step: 50.00 %, loss 1.0000"
+
+
+# Pictures
+
+
+def make(shape, *, steps=2, epochs=1, classes=4, soft=False):
+    random = np.random.RandomState(0)
+    labels = np.tile(np.eye(classes, dtype=np.float32), (steps, 1, 1))
+    if soft:
+        labels = 0.8 * labels + 0.2 / classes
+    distilled: DistilledData = DistilledData(
+        random.normal(size=(steps, classes, *shape)).astype(np.float32),  # type: ignore[arg-type]
+        labels,
+        np.log(np.linspace(0.01, 0.1, steps * epochs, dtype=np.float32)).reshape(epochs, steps),  # type: ignore[arg-type]
+    )
+    channels = shape[-1] if len(shape) == 3 else 1
+    metadata = {
+        "class_names": [f"class{i}" for i in range(classes)],
+        "mean": [0.5] * channels,
+        "std": [0.25] * channels,
+        "recipe": dataclasses.asdict(Recipe()),
+    }
+    return Artifact(distilled, metadata, None)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Every figure that is saved, to look into."""
+    saved = []
+    save = Figure.savefig
+
+    def keep(self, path, **options):
+        saved.append(self)
+        save(self, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+def decoded(path):
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_one_picture_an_example_with_its_label(tmp_path, figures):
+    artifact = make((8, 8, 3), soft=True)
+    plots.plot_images(artifact, tmp_path / "images.png")
+    (figure,) = figures
+    assert len(figure.axes) == 8
+    # 0.8 + 0.2 / 4 = 85 %
+    assert [axis.get_title() for axis in figure.axes[:4]] == [f"class{i} 85%" for i in range(4)]
+    assert [axis.get_ylabel() for axis in figure.axes[::4]] == ["step 1\nlr 0.01", "step 2\nlr 0.1"]
+    for row in (0, 1):
+        shown = np.stack([axis.images[0].get_array() for axis in figure.axes[4 * row : 4 * row + 4]])
+        assert shown.shape == (4, 8, 8, 3) and shown.min() == 0 and shown.max() == 1
+        # The picture is the example itself, up to one scale for its row.
+        flat, original = shown.ravel(), np.asarray(artifact.distilled.images[row]).ravel()
+        inside = (flat > 0) & (flat < 1)
+        assert inside.mean() > 0.95 and np.corrcoef(flat[inside], original[inside])[0, 1] > 0.9999
+    pixels = decoded(tmp_path / "images.png")
+    assert pixels.shape[1] == pytest.approx(120 * 5.3, abs=2) and pixels.shape[0] == pytest.approx(120 * 2.86, abs=2)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
+
+
+def test_channels_are_denormalised_each_by_its_own(tmp_path, figures):
+    artifact = make((8, 8, 3), steps=1)
+    artifact.metadata["std"] = [0.1, 0.2, 0.4]
+    plots.plot_images(artifact, tmp_path / "images.png")
+    shown = np.stack([axis.images[0].get_array() for axis in figures[0].axes])
+    spread = shown.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(spread[1:] / spread[:-1], 2, rtol=0.25)
+
+
+def test_hard_labels_are_names_alone_and_grey_is_grey(tmp_path, figures):
+    plots.plot_images(make((8, 8, 1)), tmp_path / "images.png")
+    axes = figures[0].axes
+    assert [axis.get_title() for axis in axes[:4]] == [f"class{i}" for i in range(4)]
+    assert axes[0].images[0].get_array().shape == (8, 8) and axes[0].images[0].get_cmap().name == "gray"
+    pixels = decoded(tmp_path / "images.png").astype(int)
+    assert np.abs(pixels - pixels[..., :1]).max() == 0
+
+
+@pytest.mark.parametrize("shape", [(6,), (1,), (5, 4), (6, 6, 2), (1, 1, 1), (3, 1, 1), (1, 3, 3)])
+def test_any_feature_shape_is_drawn(tmp_path, figures, shape):
+    plots.plot_images(make(shape), tmp_path / "images.png")
+    array = figures[0].axes[0].images[0].get_array()
+    pictures = len(shape) == 3 and shape[-1] in (1, 3)
+    expected = {1: shape[:2], 3: shape}[shape[-1]] if pictures else (1, np.prod(shape))
+    assert array.shape == tuple(expected)
+    assert min(decoded(tmp_path / "images.png").shape[:2]) > 60
+
+
+def test_constant_images_do_not_divide_by_zero(tmp_path):
+    artifact = make((8, 8, 1), steps=1)
+    constant = artifact.distilled._replace(images=np.zeros_like(artifact.distilled.images))
+    plots.plot_images(artifact._replace(distilled=constant), tmp_path / "images.png")
+    decoded(tmp_path / "images.png")
+
+
+def test_learning_rates_of_ten_steps_and_three_epochs(tmp_path, figures):
+    artifact = make((6,), steps=10, epochs=3)
+    plots.plot_learning_rates(artifact, tmp_path / "lrs.png")
+    (axis,) = figures[0].axes
+    *epochs, initial = axis.get_lines()
+    assert [line.get_label() for line in epochs] == ["epoch 1", "epoch 2", "epoch 3"]
+    lrs = np.exp(np.asarray(artifact.distilled.log_lrs))
+    for epoch, line in enumerate(epochs):
+        np.testing.assert_array_equal(line.get_xdata(), 10 * epoch + np.arange(1, 11))
+        np.testing.assert_array_equal(line.get_ydata(), lrs[epoch])
+    assert initial.get_ydata()[0] == Recipe().inner_lr and initial.get_label() == "initial value"
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("inner step", "learning rate", "log")
+    assert all(tick == int(tick) for tick in axis.get_xticks())
+    assert decoded(tmp_path / "lrs.png").shape[:2] == (384, 780)
+
+
+def row(step, loss, accuracy):
+    return {
+        "step": step,
+        "loss": loss,
+        "valid_loss": loss + 0.1,
+        "valid_accuracy": accuracy,
+        "valid_accuracy_average": accuracy - 0.1,
+        "best_valid_accuracy": accuracy + 0.1,
+    }
+
+
+def test_curve_of_the_outer_loop(tmp_path, figures):
+    plots.plot_curve([row(10, 2.0, 0.25), row(20, 1.0, 0.5)], tmp_path / "curve.png")
+    left, right = figures[0].axes
+    drawn = {line.get_label(): np.asarray(line.get_ydata()) for axis in (left, right) for line in axis.get_lines()}
+    expected = {
+        "training batches": [2.0, 1.0],
+        "held-out": [2.1, 1.1],
+        "iterate": [25, 50],
+        "average of iterates": [15, 40],
+        "best so far": [35, 60],
+    }
+    assert drawn.keys() == expected.keys()
+    for label, values in expected.items():
+        np.testing.assert_allclose(drawn[label], values)
+    for axis in (left, right):
+        assert axis.get_xlabel() == "outer step"
+        for line in axis.get_lines():
+            np.testing.assert_array_equal(line.get_xdata(), [10, 20])
+    assert "%" in right.get_ylabel()
+    assert decoded(tmp_path / "curve.png").shape[:2] == (384, 1080)
+
+
+def test_a_run_of_one_validation_is_drawn_and_one_of_none_has_no_curve(tmp_path):
+    artifact = make((6,))
+    assert plots.plot_run(artifact, [row(10, 2.0, 0.25)], tmp_path) == [
+        tmp_path / name for name in ("images.png", "learning_rates.png", "curve.png")
+    ]
+    (tmp_path / "alone").mkdir()
+    paths = plots.plot_run(artifact, [], tmp_path / "alone")
+    assert sorted(paths) == sorted((tmp_path / "alone").iterdir()) and len(paths) == 2
+
+
+def test_a_lacking_header_is_one_line(tmp_path):
+    artifact = make((6,))
+    del artifact.metadata["mean"]
+    with pytest.raises(InputError, match="^the artefact's header lacks mean: "):
+        plots.plot_run(artifact, [], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_figures_are_not_kept_open(tmp_path):
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    plots.plot_run(make((6,)), [row(10, 2.0, 0.25)], tmp_path)
+    assert pyplot.get_fignums() == before

@@ -1,0 +1,491 @@
+"""Interruption: real signals to real processes, resumption bit for bit, damaged folders, numbers that are not finite."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddjax import artifact, baselines, cli, experiment, run
+from ddjax.core import losses
+from ddjax.core.distilled import DistilledData, init_distilled
+from ddjax.core.outer import Problem, make_distiller
+from ddjax.errors import InputError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion():
+    """As users have it: optax's Adam promotes integers."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+# A toy in this process: a linear model on three classes
+
+STEPS, EVERY = 23, 5
+INPUTS = jax.random.normal(jax.random.key(9), (64, 4))
+TARGETS = jax.nn.one_hot(jnp.argmax(INPUTS[:, :3] + 0.3, axis=1), 3)
+LOSS = losses.of_network(lambda params, inputs: inputs @ params)
+
+
+def toy(learning_rate: Any = 0.3):
+    """A distiller with a clipped Adam and an average of iterates: every kind of state a run has."""
+
+    def draw(key, data):
+        rows = jax.random.randint(key, (16,), 0, 64)
+        return data[0][rows], data[1][rows]
+
+    problem = Problem(
+        apply=lambda params, inputs: inputs @ params,
+        inner_loss=LOSS,
+        outer_loss=LOSS,
+        init=lambda key: 0.1 * jax.random.normal(key, (4, 3)),
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(0.05), optax.adam(learning_rate))
+    return make_distiller(problem, optimizer, draw, num_nets=2, ema_decay=0.9)
+
+
+DISTILLER = toy()
+FIRST = init_distilled(
+    jax.random.key(1), input_shape=(4,), num_classes=3, steps=2, epochs=2, per_class=1, learning_rate=0.1
+)
+
+
+@jax.jit
+def validate(distilled: DistilledData):
+    """A rough score of the images as weights, which rises and falls."""
+    weights = distilled.images[0].T
+    hits = jnp.argmax(INPUTS @ weights, axis=1) == jnp.argmax(TARGETS, axis=1)
+    return jnp.mean(hits), LOSS(weights, INPUTS, TARGETS)
+
+
+def distil(folder: Path, **changes) -> run.RunState:
+    folder.mkdir(exist_ok=True)
+    options = {"outer_steps": STEPS, "eval_every": EVERY, "progress": False} | changes
+    distiller, scores = options.pop("distiller", DISTILLER), options.pop("validate", validate)
+    return run.run(jax.random.key(0), distiller, FIRST, (INPUTS, TARGETS), scores, folder, **options)
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """`stop_at(step, signal)`: this process gets a real signal as that step has been sent off."""
+
+    def arm(step: int | None, signum: int = signal.SIGTERM):
+        class Bar(run.tqdm):
+            def update(self, n=1):
+                self.n += n
+                if self.n == step:
+                    os.kill(os.getpid(), signum)
+
+        monkeypatch.setattr(run, "tqdm", Bar)
+
+    return arm
+
+
+def assert_same(one: run.RunState, other: run.RunState):
+    for name in ("state", "best", "best_accuracy", "best_step"):
+        leaves, others = (jax.tree.leaves(getattr(state, name)) for state in (one, other))
+        assert len(leaves) == len(others) > 0
+        for a, b in zip(leaves, others, strict=True):
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes() and a.dtype == b.dtype, name
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without the one thing that time may change."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    seconds = [row.pop("seconds") for row in rows]
+    assert seconds == sorted(seconds)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, promotion):
+    """The uninterrupted run: its final state and its metrics."""
+    folder = tmp_path_factory.mktemp("whole")
+    finished = distil(folder)
+    rows = metrics(folder)
+    assert [row["step"] for row in rows] == [5, 10, 15, 20, 23]
+    # The best is neither the first nor the last, or nothing below would tell a lost best from a kept one.
+    assert 0 < int(finished.best_step) < STEPS and len({row["valid_accuracy"] for row in rows}) > 2
+    assert not np.array_equal(finished.best.images, finished.state.distilled.images)
+    return finished, rows
+
+
+@pytest.mark.parametrize(
+    "stops", [[1], [4, 5, 6], [22], *(sorted(random.Random(i).sample(range(1, STEPS), 4)) for i in range(3))]
+)
+def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, stop_at, whole, stops):
+    for i, stop in enumerate(stops):
+        signum = (signal.SIGTERM, signal.SIGINT)[i % 2]
+        stop_at(stop, signum)
+        with pytest.raises(run.InterruptedRunError, match=f"interrupted at step {stop}") as excinfo:
+            distil(tmp_path)
+        assert (excinfo.value.signum, excinfo.value.step) == (signum, stop)
+        assert [row["step"] for row in metrics(tmp_path)] == [s for s in (5, 10, 15, 20) if s <= stop]
+    stop_at(None)
+    assert_same(distil(tmp_path), whole[0])
+    assert metrics(tmp_path) == whole[1]
+
+
+def test_signals_are_handed_back(tmp_path, stop_at):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    stop_at(3)
+    with pytest.raises(run.InterruptedRunError):
+        distil(tmp_path)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_runs_outside_the_main_thread(tmp_path, whole):
+    results = []
+    with jax.numpy_dtype_promotion("standard"):
+        thread = threading.Thread(target=lambda: results.append(distil(tmp_path)))
+        thread.start()
+        thread.join()
+    assert_same(results[0], whole[0])
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(monkeypatch, folder: Path, row: int):
+    """A run with a checkpoint at every step that dies in its validation number `row`, and so before that step is saved."""
+    seen = []
+
+    def dies(distilled):
+        seen.append(distilled)
+        if len(seen) == 2 * row:  # iterate and average
+            raise Crash
+        return validate(distilled)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(Crash):
+            distil(folder, validate=dies)
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def test_a_crash_costs_no_more_than_the_last_checkpoint(tmp_path, monkeypatch, whole):
+    crash_at(monkeypatch, tmp_path, 3)
+    assert checkpoints(tmp_path) == [13, 14]  # the newest two
+    assert_same(distil(tmp_path), whole[0])
+    assert metrics(tmp_path) == whole[1]
+
+
+def test_metrics_cut_short_are_mended(tmp_path, monkeypatch, whole):
+    crash_at(monkeypatch, tmp_path, 3)
+    path = tmp_path / "metrics.jsonl"
+    line = json.dumps({**whole[1][2], "seconds": 3.0})
+    for end in (line, line[:-1], line[: len(line) // 2], "{"):
+        folder = shutil.copytree(tmp_path, tmp_path.with_name("copy"), dirs_exist_ok=True)
+        (folder / path.name).write_text(path.read_text() + end)
+        assert_same(distil(folder), whole[0])
+        assert metrics(folder) == whole[1]
+        shutil.rmtree(folder)
+
+
+def damage_half(path: Path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_bit(path: Path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [damage_half, damage_bit, Path.unlink])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch, whole, capfd, damage):
+    crash_at(monkeypatch, tmp_path / "run", 3)
+    files = [p.relative_to(tmp_path / "run") for p in (tmp_path / "run/checkpoints/14").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda name: (tmp_path / "run" / name).stat().st_size)
+    assert len(files) > 5
+    for name in (largest, random.Random(0).choice(files), Path("checkpoints/14/default/manifest.ocdbt")):
+        folder = shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        damage(folder / name)
+        capfd.readouterr()
+        assert_same(distil(folder), whole[0])
+        assert metrics(folder) == whole[1]
+        printed = "".join(capfd.readouterr())
+        assert "the checkpoint of step 14 is damaged: going on from step 13\n" in printed or name.name == "digest"
+        assert "Traceback" not in printed
+        assert checkpoints(folder) == [13, STEPS]
+        shutil.rmtree(folder)
+
+
+def test_only_damaged_checkpoints_are_one_line(tmp_path, monkeypatch):
+    crash_at(monkeypatch, tmp_path, 3)
+    for path in tmp_path.glob("checkpoints/*/default/manifest.ocdbt"):
+        damage_half(path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="^the checkpoints in .* are damaged: start again with another --out$"):
+        distil(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_that_was_never_finished_is_passed_over(tmp_path, monkeypatch, whole):
+    crash_at(monkeypatch, tmp_path, 3)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "14", folder / "15.orbax-checkpoint-tmp-0")  # killed while orbax wrote
+    (folder / "14" / "digest").unlink()  # killed before it was sealed
+    (folder / "16").mkdir()
+    assert_same(distil(tmp_path), whole[0])
+    assert metrics(tmp_path) == whole[1]
+    assert checkpoints(tmp_path) == [13, STEPS]
+
+
+def test_a_failing_checkpoint_leaves_the_ones_before(tmp_path, monkeypatch, whole):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    crash_at(monkeypatch, tmp_path, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            distil(tmp_path)
+    assert_same(distil(tmp_path), whole[0])
+    assert metrics(tmp_path) == whole[1]
+
+
+# Numbers that are not finite
+
+
+@pytest.mark.parametrize("every", [20, 9, 3])
+def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(tmp_path, every):
+    """Step 8 throws the images far out: the loss of step 9 is not finite."""
+    distiller = toy(lambda count: jnp.where(count < 7, 0.3, 1e30))
+    with pytest.raises(run.NonFiniteError, match=r"^step 9: loss .*") as excinfo:
+        distil(tmp_path, distiller=distiller, eval_every=every)
+    message = str(excinfo.value)
+    assert "\n" not in message and "not finite" in message and "lower --lr" in message
+    for name in ("images", "labels", "log_lrs"):
+        assert f"{name} " in message
+    assert checkpoints(tmp_path) == [8]
+    good = distil(tmp_path / "good", distiller=distiller, eval_every=4, outer_steps=8)
+    like = good._replace(recent=jax.tree.map(lambda leaf: np.zeros((every, *leaf.shape[1:]), leaf.dtype), good.recent))
+    saved = run.Checkpoints(tmp_path / "checkpoints").restore(like)
+    for a, b in zip(jax.tree.leaves(saved.state), jax.tree.leaves(good.state), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes() and np.isfinite(a).all()
+    assert all(np.isfinite(row["loss"]) and row["step"] < 9 for row in metrics(tmp_path))
+
+
+# The command
+
+
+def save_vectors(path: Path) -> Path:
+    draw = np.random.RandomState(0)
+    y = np.arange(120) % 3
+    x = (draw.normal(0, 1, (3, 6))[y] + draw.normal(0, 1, (120, 6))).astype(np.float32)
+    np.savez(path, x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
+    return path
+
+
+def arguments(outer_steps: int, every: int, *others) -> list[str]:
+    """With one and the same relative path, so that all runs store the same words."""
+    settings = [
+        "--data",
+        "own.npz",
+        "--model",
+        "linear",
+        "--steps",
+        2,
+        "--epochs",
+        2,
+        "--batch-size",
+        16,
+        "--num-nets",
+        2,
+    ]
+    return [
+        str(w) for w in ("distill", "digits", *settings, "--outer-steps", outer_steps, "--eval-every", every, *others)
+    ]
+
+
+@pytest.fixture
+def ddjax(monkeypatch, tmp_path, capfd):
+    """The command in this process, in a folder with own.npz."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "use_all_cores", lambda: None)
+    monkeypatch.setattr(baselines, "all_data", partial(baselines.all_data, steps=20))
+    monkeypatch.setattr(baselines, "random_real", partial(baselines.random_real, num_sets=2))
+    save_vectors(tmp_path / "own.npz")
+
+    def call(*argv):
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.main(list(argv))
+        except SystemExit as leaving:
+            status = leaving.code
+        return status, *capfd.readouterr()
+
+    return call
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("distilled.safetensors", "summary.json", "metrics.jsonl")}
+
+
+def test_a_finished_run_resumed_says_the_same_again(ddjax, monkeypatch, stop_at, tmp_path):
+    argv = arguments(12, 4, "--out", "out", "--resume")  # a run that has not begun is begun
+    status, first, _ = ddjax(*argv)
+    assert status == 0
+    held, table = contents(tmp_path / "out"), first[first.index("digits: accuracy") :]
+    status, again, errors = ddjax(*argv)
+    assert (status, errors) == (0, "") and again.strip() == table.strip()
+    assert contents(tmp_path / "out") == held
+
+    # Stopped while the baselines are measured: nothing but their time is lost.
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    other = arguments(12, 4, "--out", "other")
+    with monkeypatch.context() as patch:
+        patch.setattr(baselines, "random_real", interrupt)
+        status, _, errors = ddjax(*other)
+        assert (status, errors) == (130, "ddjax: interrupted\n")
+    assert ddjax(*other, "--resume")[0] == 0
+    assert (tmp_path / "other/distilled.safetensors").read_bytes() == held["distilled.safetensors"]
+    assert metrics(tmp_path / "other") == metrics(tmp_path / "out")
+
+    # A signal in the loop, as the command tells it.
+    stop_at(7)
+    status, _, errors = ddjax(*arguments(12, 4, "--out", "third"))
+    assert status == 143
+    assert errors == "ddjax: interrupted at step 7, saved: give the same command with --resume to continue\n"
+    for damaged in tmp_path.glob("third/checkpoints/*/default/manifest.ocdbt"):
+        damage_half(damaged)
+    status, out, errors = ddjax(*arguments(12, 4, "--out", "third", "--resume"))
+    assert (status, out, errors.count("\n")) == (2, "", 1) and "are damaged: start again" in errors
+
+
+def test_a_run_that_diverges_says_so_in_one_line(ddjax, tmp_path):
+    status, out, errors = ddjax(*arguments(12, 4, "--out", "out", "--inner-lr", "1e30", "--model", "mlp"))
+    assert (status, out, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith("ddjax: step 1: loss ") and "meta-gradient norms images " in errors
+    assert "not finite" in errors and "lower --lr" in errors
+    assert checkpoints(tmp_path / "out") == [0] and not (tmp_path / "out/distilled.safetensors").exists()
+
+
+@pytest.mark.parametrize("fails", ["write_bytes", "replace"])
+def test_a_failed_write_leaves_the_artefact_before(tmp_path, monkeypatch, fails):
+    path = tmp_path / artifact.FILE_NAME
+    distilled = DistilledData(*(np.asarray(leaf) for leaf in FIRST))  # type: ignore[arg-type]
+    artifact.save(path, distilled, {"name": "before"})
+    before = path.read_bytes()
+
+    def write_half(self, content):
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        if fails == "replace":
+            patch.setattr(os, "replace", refuse)
+        else:
+            patch.setattr(Path, "write_bytes", write_half)
+        with pytest.raises(OSError, match="No space|Input/output"):
+            artifact.save(path, distilled, {"name": "after"})
+    assert path.read_bytes() == before
+    artifact.save(path, distilled, {"name": "after"})
+    assert artifact.load(path).metadata["name"] == "after"
+
+
+# Real processes
+
+LONG = (2000, 50)
+
+
+def start(folder: Path, *others, checkpoint_always: bool = False) -> subprocess.Popen:
+    """A real `python -m ddjax distill ...` in `folder`; or the same with a checkpoint after each step."""
+    code = "import ddjax.run; ddjax.run.CHECKPOINT_SECONDS = 0; from ddjax.cli import main; main()"
+    command = [sys.executable, *(["-c", code] if checkpoint_always else ["-m", "ddjax"]), *arguments(*LONG, *others)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (0, ""), errors
+    return out
+
+
+def signal_under_way(process: subprocess.Popen, signum: int, lines: int = 1) -> tuple[str, str]:
+    """Sends the signal as soon as so many validations are reported; returns what was printed after, and the errors."""
+    assert process.stdout
+    watchdog = threading.Timer(300, process.kill)  # a hang fails the test instead of stopping it
+    watchdog.start()
+    reported = 0
+    for line in process.stdout:
+        reported += line.startswith("step ")
+        if reported == lines:
+            break
+    process.send_signal(signum)
+    out, errors = process.communicate()
+    watchdog.cancel()
+    assert reported == lines
+    return out, errors
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The same command twice, each in a new process, at the same time."""
+    folders = [tmp_path_factory.mktemp("reference") for _ in range(2)]
+    for folder in folders:
+        save_vectors(folder / "own.npz")
+    for process in [start(folder, "--out", "out") for folder in folders]:
+        assert "distilled images" in finish(process)
+    return [folder / "out" for folder in folders]
+
+
+def test_same_command_same_artefact(reference):
+    one, other = reference
+    assert (one / "distilled.safetensors").read_bytes() == (other / "distilled.safetensors").read_bytes()
+    assert metrics(one) == metrics(other) and len(metrics(one)) == 40
+    assert (one / "summary.json").read_bytes() == (other / "summary.json").read_bytes()
+
+
+def test_sigterm_then_sigint_then_the_rest(tmp_path, reference):
+    save_vectors(tmp_path / "own.npz")
+    out = tmp_path / "out"
+    for signum, resume in ((signal.SIGTERM, ()), (signal.SIGINT, ("--resume",))):
+        process = start(tmp_path, "--out", "out", *resume)
+        _, errors = signal_under_way(process, signum)
+        assert process.returncode == 128 + signum
+        step = checkpoints(out)[-1]
+        assert errors == f"ddjax: interrupted at step {step}, saved: give the same command with --resume to continue\n"
+        assert 50 <= step < LONG[0] and metrics(out)[-1]["step"] == step // 50 * 50
+        assert not (out / "distilled.safetensors").exists()
+    finish(start(tmp_path, "--out", "out", "--resume"))
+    assert (out / "distilled.safetensors").read_bytes() == (reference[0] / "distilled.safetensors").read_bytes()
+    assert metrics(out) == metrics(reference[0])
+
+
+def test_sigkill_then_the_rest(tmp_path, reference):
+    save_vectors(tmp_path / "own.npz")
+    out = tmp_path / "out"
+    process = start(tmp_path, "--out", "out", checkpoint_always=True)
+    signal_under_way(process, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and (out / "checkpoints").is_dir()
+    printed = finish(start(tmp_path, "--out", "out", "--resume"))
+    assert "damaged" not in printed and f"step 50/{LONG[0]}" not in printed  # it went on, it did not begin again
+    assert (out / "distilled.safetensors").read_bytes() == (reference[0] / "distilled.safetensors").read_bytes()
+    assert metrics(out) == metrics(reference[0])
