@@ -28,7 +28,7 @@ class LeNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         activation = self.activation or partial(relu, width=self.gate_width)
-        padding = 2 if x.shape[1] < 32 else 0
+        padding = 2 if min(x.shape[1:3]) < 32 else 0
         x = activation(Conv(6, 5, padding, self.kernel_init, pooled=True, gate_width=self.gate_width, name="conv1")(x))
         x = activation(Conv(16, 5, 0, self.kernel_init, pooled=True, gate_width=self.gate_width, name="conv2")(x))
         x = x.reshape(x.shape[0], -1)

@@ -42,12 +42,12 @@ def from_linen(module: nn.Module, input_shape: tuple[int, ...]) -> Model:
     example = jnp.zeros((1, *input_shape))
     try:
         variables = jax.eval_shape(module.init, jax.random.key(0), example)
-        jax.eval_shape(lambda v: module.apply({"params": v["params"]}, example), variables)
+        state = sorted(set(variables) - {"params"})
+        if state:  # which has to be known before it is applied: Flax fails in its own words where it is missing
+            raise InputError(f"{type(module).__name__} keeps running state ({', '.join(state)}), but {_RUNNING_STATE}")
+        jax.eval_shape(lambda v: module.apply(v, example), variables)
     except InvalidRngError as error:
         raise InputError(f"{type(module).__name__} draws random numbers when applied, but {_RUNNING_STATE}") from error
-    state = sorted(set(variables) - {"params"})
-    if state:
-        raise InputError(f"{type(module).__name__} keeps running state ({', '.join(state)}), but {_RUNNING_STATE}")
     return Model(
         init=lambda key: module.init(key, example)["params"],
         apply=lambda params, inputs: cast(jax.Array, module.apply({"params": params}, inputs)),
