@@ -78,18 +78,22 @@ def load(path: str | os.PathLike) -> Artifact:
         with safe_open(path, framework="numpy") as file:
             header = (file.metadata() or {}).get("ddjax")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:  # Attribute: a type NumPy does not know
         raise InputError(f"{path} is damaged or not a safetensors file ({error}): copy or distill it again") from error
     if header is None:
         raise InputError(f"{path} is a safetensors file that ddjax did not write: its header has no 'ddjax' entry")
     try:
         metadata = json.loads(header)
         version = metadata["format_version"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} has a damaged 'ddjax' header: copy or distill it again") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{path} has format version {version}, and this ddjax reads {FORMAT_VERSION}: update ddjax")
-    return Artifact(_distilled(path, tensors), metadata, _params(tensors))
+    distilled = _distilled(path, tensors)
+    try:
+        return Artifact(distilled, metadata, _params(tensors))
+    except (AttributeError, IndexError) as error:  # a tensor where a dict should be
+        raise InputError(f"{path} has weights whose names contradict each other: copy or distill it again") from error
 
 
 def _distilled(path: Path, tensors: dict[str, Any]) -> DistilledData:
@@ -104,12 +108,14 @@ def _distilled(path: Path, tensors: dict[str, Any]) -> DistilledData:
         and lrs.ndim == 2
         and images.shape[:2] == labels.shape[:2]
         and lrs.shape[1] == images.shape[0]
+        and all(tensors[name].size for name in names)
     )
     if not consistent:
         shapes = ", ".join(f"{name} {list(tensors[name].shape)}" for name in names)
         raise InputError(f"{path} is inconsistent ({shapes}): expected [S, M, ...], [S, M, K] and [E, S]")
-    if not (all(np.isfinite(tensors[name]).all() for name in names) and (lrs > 0).all()):
-        raise InputError(f"{path} holds values that are not finite, or learning rates that are not above zero")
+    usable = all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in tensors.values())
+    if not (usable and (lrs > 0).all()):
+        raise InputError(f"{path} holds values that are not finite float32, or learning rates that are not above zero")
     return DistilledData(images, labels, np.log(lrs))
 
 

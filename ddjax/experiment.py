@@ -17,10 +17,11 @@ from jax.sharding import Mesh
 from ddjax import artifact, baselines
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
+from ddjax.core.inner import unroll
 from ddjax.core.outer import Distiller, Problem, make_distiller, replicated
 from ddjax.data import Dataset, Split, draw_batch, hold_out, load_dataset
 from ddjax.errors import InputError
-from ddjax.evaluate import Evaluation, evaluate, trained_scores
+from ddjax.evaluate import Evaluation, evaluate, score
 from ddjax.models import Model, build_model
 from ddjax.recipes import Recipe
 from ddjax.run import RunState, Validate, run
@@ -163,11 +164,16 @@ def make_validation(experiment: Experiment) -> Validate:
     """Mean accuracy and loss on held-out training data, over the same networks every time."""
     count, _ = experiment.nets
     keys = jax.random.split(experiment.stream("valid"), count)
+    problem = experiment.problem
 
     @jax.jit
     def scores(distilled: DistilledData, keys: jax.Array, valid: Split) -> tuple[jax.Array, jax.Array]:
-        accuracy, loss = jax.vmap(lambda key: trained_scores(experiment.problem, key, distilled, valid))(keys)
-        return jnp.mean(accuracy[:, -1]), jnp.mean(loss[:, -1])
+        def one_network(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            params = unroll(problem.inner_loss, problem.init(key), distilled, **problem.unroll_options)
+            return score(problem.apply, params, valid)
+
+        accuracy, loss = jax.vmap(one_network)(keys)
+        return jnp.mean(accuracy), jnp.mean(loss)
 
     return lambda distilled: scores(distilled, keys, experiment.valid)
 
