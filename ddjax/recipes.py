@@ -158,10 +158,11 @@ def mnist_fixed() -> Recipe:
         data="mnist",
         steps=10,
         epochs=3,
-        outer_steps=5000,
+        outer_steps=6000,
         batch_size=512,
         lr=0.03,
-        lr_log_lrs=0.02,
+        lr_log_lrs=0.03,
+        gate_width=0.2,
         eval_every=200,
     )
 
