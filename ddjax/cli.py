@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -95,7 +96,11 @@ def main(argv: list[str] | None = None) -> None:
     except InterruptedRunError as error:
         _leave(128 + error.signum, f"{error}, saved: give the same command with --resume to continue")
     except KeyboardInterrupt:
-        _leave(130, "interrupted")
+        _leave(130, "interrupted: a run goes on when the same command is given with --resume")
+    except OSError as error:
+        _leave(
+            1, f"{error}: what was saved before is intact; a run goes on when the same command is given with --resume"
+        )
 
 
 def _leave(status: int, message: str) -> None:
@@ -114,9 +119,8 @@ def _recipes(argv: list[str]) -> None:
 def _distill(argv: list[str]) -> None:
     if not argv or argv[0].startswith("-"):
         if argv and argv[0] in ("-h", "--help"):
-            print(
-                f"usage: ddjax distill RECIPE [OPTIONS]\n\nRECIPE is one of {', '.join(RECIPES)} (see `ddjax recipes`).\n"
-            )
+            known = textwrap.fill(f"RECIPE is one of {', '.join(RECIPES)} (see `ddjax recipes`).", width=80)
+            print(f"usage: ddjax distill RECIPE [OPTIONS]\n\n{known}\n")
             tyro.cli(DistillArgs, args=["--help"], prog="ddjax distill RECIPE", default=DistillArgs(Recipe()))
         raise InputError(
             f"name a recipe first: ddjax distill RECIPE [OPTIONS], with RECIPE one of {', '.join(RECIPES)}"

@@ -209,11 +209,12 @@ def run(
                 bar.set_postfix_str(f"loss {row['loss']:.3f}, valid {100 * row['valid_accuracy']:.2f} %")
                 _say(progress and bar.disable, step, outer_steps, row)
                 infos = []
-            if noted or step == outer_steps or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            stop = noted[:1]  # looked at once: a signal between two looks would be obeyed without having been saved for
+            if stop or step == outer_steps or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                 checkpoints.save(_with_recent(current, infos))
                 saved_at = time.monotonic()
-            if noted and step < outer_steps:
-                raise InterruptedRunError(noted[0], step)
+            if stop:
+                raise InterruptedRunError(stop[0], step)
     return current
 
 

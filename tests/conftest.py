@@ -12,5 +12,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
-        yield
+    """Double precision, for comparisons far below the rounding of float32; compiled in haste, as none of it runs long."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        with jax.enable_x64(True):
+            yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)

@@ -1,6 +1,7 @@
 """Tables, word for word; pictures, by what is in the figures and in the files."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,14 +89,11 @@ def test_lines_of_an_evaluation():
 
 def make(shape, *, steps=2, epochs=1, classes=4, soft=False):
     random = np.random.RandomState(0)
-    labels = np.tile(np.eye(classes, dtype=np.float32), (steps, 1, 1))
+    labels: Any = np.tile(np.eye(classes, dtype=np.float32), (steps, 1, 1))
     if soft:
         labels = 0.8 * labels + 0.2 / classes
-    distilled: DistilledData = DistilledData(
-        random.normal(size=(steps, classes, *shape)).astype(np.float32),  # type: ignore[arg-type]
-        labels,
-        np.log(np.linspace(0.01, 0.1, steps * epochs, dtype=np.float32)).reshape(epochs, steps),  # type: ignore[arg-type]
-    )
+    images: Any = random.normal(size=(steps, classes, *shape)).astype(np.float32)
+    log_lrs: Any = np.log(np.linspace(0.01, 0.1, steps * epochs, dtype=np.float32)).reshape(epochs, steps)
     channels = shape[-1] if len(shape) == 3 else 1
     metadata = {
         "class_names": [f"class{i}" for i in range(classes)],
@@ -103,7 +101,7 @@ def make(shape, *, steps=2, epochs=1, classes=4, soft=False):
         "std": [0.25] * channels,
         "recipe": dataclasses.asdict(Recipe()),
     }
-    return Artifact(distilled, metadata, None)
+    return Artifact(DistilledData(images, labels, log_lrs), metadata, None)
 
 
 @pytest.fixture
@@ -213,7 +211,7 @@ def test_curve_of_the_outer_loop(tmp_path, figures):
     plots.plot_curve([row(10, 2.0, 0.25), row(20, 1.0, 0.5)], tmp_path / "curve.png")
     left, right = figures[0].axes
     drawn = {line.get_label(): np.asarray(line.get_ydata()) for axis in (left, right) for line in axis.get_lines()}
-    expected = {
+    expected: dict[str, list[float]] = {
         "training batches": [2.0, 1.0],
         "held-out": [2.1, 1.1],
         "iterate": [25, 50],

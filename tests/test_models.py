@@ -1,0 +1,458 @@
+"""ddjax.models: layers against XLA's own operations and formulas, the networks' weights, a user's own modules."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ddjax
+from ddjax.core import losses
+from ddjax.errors import InputError
+from ddjax.models import MODELS, build_model, from_linen, from_nnx, gates, layers
+
+
+def native_conv(inputs, kernel, padding):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=dimensions)
+
+
+def native_pool(inputs, size, stride, padding):
+    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    return jax.lax.reduce_window(inputs, -np.inf, jax.lax.max, (1, size, size, 1), (1, stride, stride, 1), pads)
+
+
+def native_conv_max_pool(inputs, kernel, padding):
+    return native_pool(native_conv(inputs, kernel, padding), 2, 2, 0)
+
+
+def random_arrays(*shapes, seed=0, dtype: Any = np.float64):
+    rng = np.random.RandomState(seed)
+    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+
+
+def all_derivatives(function, *arguments):
+    """Value, gradient, and Hessian times a direction that moves every argument, of a function of any shape."""
+
+    def scalar(*arguments):
+        out = function(*arguments)
+        weights = jnp.sin(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
+        return jnp.sum(weights * (out + jnp.sin(out)))
+
+    tangents = random_arrays(*(a.shape for a in arguments), seed=1, dtype=arguments[0].dtype)
+    gradient = jax.grad(scalar, argnums=tuple(range(len(arguments))))
+    return function(*arguments), *jax.jvp(gradient, arguments, tangents)
+
+
+def assert_same_derivatives(ours, reference, *arguments, tolerance=1e-11):
+    """Each array within `tolerance` of its largest entry."""
+    found, expected = (jax.jit(partial(all_derivatives, f))(*arguments) for f in (ours, reference))
+
+    def compare(a, b):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.max(jnp.abs(b))))
+
+    jax.tree.map(compare, found, expected)
+
+
+@pytest.fixture(params=["cpu", "elsewhere"])
+def formulation(request, monkeypatch):
+    monkeypatch.setattr(layers, "_on_cpu", lambda: request.param == "cpu")
+
+
+# height, width, kernel size, padding
+CONV = [(7, 6, 3, 0), (5, 8, 3, 1), (9, 9, 5, 0), (6, 7, 5, 2), (5, 5, 5, 1), (5, 5, 5, 0)]
+
+
+@pytest.mark.parametrize(("height", "width", "k", "padding"), CONV)
+def test_conv_equals_the_native_one(x64, height, width, k, padding):
+    inputs, kernel = random_arrays((2, height, width, 3), (k, k, 3, 4))
+    assert_same_derivatives(
+        partial(layers.conv, padding=padding), partial(native_conv, padding=padding), inputs, kernel
+    )
+
+
+# Outputs that divide by 4 take tiles of two pools by two, others tiles of one; the last two are odd.
+POOLED = [
+    (8, 12, 5, 2),
+    (6, 10, 3, 0),
+    (8, 8, 3, 1),
+    (8, 6, 3, 0),
+    (8, 10, 5, 2),
+    (10, 6, 5, 2),
+    (6, 6, 5, 0),
+    (9, 7, 5, 1),
+    (7, 7, 3, 0),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "k", "padding"), POOLED)
+def test_conv_max_pool_equals_the_native_ones(x64, height, width, k, padding):
+    inputs, kernel = random_arrays((2, height, width, 3), (k, k, 3, 4))
+    assert_same_derivatives(
+        partial(layers.conv_max_pool, padding=padding), partial(native_conv_max_pool, padding=padding), inputs, kernel
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 5, 2), (10, 6, 5, 2)])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_float32_is_right_within_rounding_in_both_formulations(formulation, pooled, shape):
+    height, width, k, padding = shape
+    inputs, kernel = random_arrays((2, height, width, 3), (k, k, 3, 4), dtype=np.float32)
+    ours, native = (layers.conv_max_pool, native_conv_max_pool) if pooled else (layers.conv, native_conv)
+    assert_same_derivatives(
+        partial(ours, padding=padding), partial(native, padding=padding), inputs, kernel, tolerance=2e-5
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 5, 2), (6, 6, 5, 0)])
+def test_vmap_over_kernels_equals_the_native_ones(x64, shape):
+    height, width, k, padding = shape
+    inputs, kernels = random_arrays((2, height, width, 3), (3, k, k, 3, 4))
+
+    def over_kernels(conv, pooled):
+        def both(inputs, kernels):
+            outs = [jax.vmap(partial(f, padding=padding), in_axes=(None, 0))(inputs, kernels) for f in (conv, pooled)]
+            return jnp.concatenate([out.reshape(3, -1) for out in outs], axis=1)
+
+        return both
+
+    ours = over_kernels(layers.conv, layers.conv_max_pool)
+    assert_same_derivatives(ours, over_kernels(native_conv, native_conv_max_pool), inputs, kernels)
+
+
+@pytest.mark.parametrize("pool", ["conv_max_pool", "max_pool_2x2"])
+def test_a_tie_goes_to_the_first_as_in_the_native_pooling(pool):
+    """Small whole numbers, so that windows tie often and both ways of computing them agree exactly."""
+    rng = np.random.RandomState(2)
+    inputs, kernel = (jnp.asarray(rng.randint(0, 2, shape), np.float32) for shape in ((3, 8, 8, 1), (3, 3, 1, 5)))
+    ours: Any = layers.max_pool_2x2
+    native: Any = partial(native_pool, size=2, stride=2, padding=0)
+    arguments: tuple[jax.Array, ...] = (inputs,)
+    if pool == "conv_max_pool":
+        ours = partial(layers.conv_max_pool, padding=1)
+        native, arguments = partial(native_conv_max_pool, padding=1), (inputs, kernel)
+
+    def gradients(function):
+        numbers = tuple(range(len(arguments)))
+        return jax.jit(jax.grad(lambda *a: jnp.sum(function(*a) ** 2), argnums=numbers))(*arguments)
+
+    jax.tree.map(np.testing.assert_array_equal, gradients(ours), gradients(native))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (1, 7, 5, 2), (1, 2, 3, 1)])
+def test_pooling_equals_the_native_one(x64, shape):
+    """Torch's semantics: floor mode for 2x2, and 3x3 at stride 2 with one row of padding that never wins."""
+    (inputs,) = random_arrays(shape)
+    inputs = inputs - 5.0  # all below zero, where padding with zeros would win
+    assert_same_derivatives(layers.max_pool_2x2, partial(native_pool, size=2, stride=2, padding=0), inputs)
+    assert_same_derivatives(layers.max_pool_3x3, partial(native_pool, size=3, stride=2, padding=1), inputs)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_local_response_norm_is_its_formula(size):
+    (inputs,) = random_arrays((2, 3, 3, 7), dtype=np.float32)
+    alpha, beta, k = 0.5, 0.75, 1.0
+    x = np.asarray(inputs, np.float64)
+    expected = np.empty_like(x)
+    for c in range(7):
+        window = x[..., max(c - size // 2, 0) : c + (size - 1) // 2 + 1]  # c-2 .. c+1 for size 4
+        expected[..., c] = x[..., c] / (k + alpha * np.sum(window**2, axis=-1) / size) ** beta
+    found = layers.local_response_norm(inputs, size=size, alpha=alpha, beta=beta, k=k)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    if size == 4:
+        weak = layers.local_response_norm(inputs)
+        mean = (1 - np.asarray(weak, np.float64) / x)[..., 3] / 0.75  # about alpha times the mean of four squares
+        np.testing.assert_allclose(mean, 0.001 / 9 * np.mean(x[..., 1:5] ** 2, axis=-1), rtol=0.02, atol=3e-7)
+
+
+# Gates
+
+
+def test_surrogate_of_relu_is_the_derivative_of_a_sigmoid_and_nothing_else_changes(x64):
+    (x,) = random_arrays((5, 3))
+    width = 0.3
+    value = partial(gates.relu, width=width)
+    np.testing.assert_array_equal(value(x), np.maximum(x, 0))
+    first = jax.grad(lambda x: jnp.sum(value(x)))
+    np.testing.assert_array_equal(first(x), np.asarray(x) > 0)
+    sharpness = 1 / (width * np.sqrt(np.mean(np.square(x))))
+    share = 1 / (1 + np.exp(-sharpness * np.asarray(x)))
+    second = jax.jvp(first, (x,), (jnp.ones_like(x),))[1]
+    np.testing.assert_allclose(second, sharpness * share * (1 - share), rtol=1e-10)
+
+
+def test_surrogate_of_the_maximum_is_the_derivative_of_a_softmax_and_nothing_else_changes(x64):
+    (x,) = random_arrays((2, 4, 3))
+    width = 0.3
+    value = partial(gates.max_of_four, width=width)
+    np.testing.assert_array_equal(value(x), np.max(x, axis=1))
+    first = jax.grad(lambda x: jnp.sum(value(x)))
+    winner = np.asarray(x) == np.max(x, axis=1, keepdims=True)
+    np.testing.assert_array_equal(first(x), winner)
+    sharpness = 1 / (width * np.sqrt(np.mean(np.square(x))))
+    share = np.exp(sharpness * np.asarray(x))
+    share /= share.sum(axis=1, keepdims=True)
+    second = jax.jacfwd(first)(x)  # [2, 4, 3, 2, 4, 3]
+    expected = np.zeros(second.shape)
+    for n in range(2):
+        for m in range(3):
+            p = share[n, :, m]
+            expected[n, :, m, n, :, m] = sharpness * (np.diag(p) - np.outer(p, p))
+    np.testing.assert_allclose(second, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("gate", [gates.relu, gates.max_of_four])
+def test_width_zero_is_exact_and_zeros_are_harmless(gate):
+    (x,) = random_arrays((2, 4, 3), dtype=np.float32)
+
+    def second(x, width):
+        return jax.jvp(jax.grad(lambda x: jnp.sum(gate(x, width))), (x,), (jnp.ones_like(x),))[1]
+
+    assert np.any(second(x, 0.1))
+    np.testing.assert_array_equal(second(x, 0.0), np.zeros_like(x))
+    np.testing.assert_array_equal(second(0 * x, 0.1), np.zeros_like(x))
+
+
+# Networks
+
+
+def shapes_of(model):
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    return {layer: leaves["kernel"].shape for layer, leaves in params.items()}, params
+
+
+def count(params):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("name", "input_shape", "features", "total"),
+    [
+        ("lenet", (28, 28, 1), 400, 61706),
+        ("lenet", (32, 32, 3), 400, 62006),
+        ("alexcifar", (32, 32, 3), 4096, 1756426),
+        ("mlp", (28, 28, 1), 784, 101770),
+        ("linear", (3, 5), 15, 160),
+    ],
+)
+def test_weights_have_the_shapes_of_the_paper(name, input_shape, features, total):
+    kernels, params = shapes_of(build_model(name, input_shape, 10))
+    channels = input_shape[-1]
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {
+        "lenet": {
+            "conv1": (5, 5, channels, 6),
+            "conv2": (5, 5, 6, 16),
+            "dense1": (features, 120),
+            "dense2": (120, 84),
+            "dense3": (84, 10),
+        },
+        "alexcifar": {
+            "conv1": (5, 5, channels, 64),
+            "conv2": (5, 5, 64, 64),
+            "dense1": (features, 384),
+            "dense2": (384, 192),
+            "dense3": (192, 10),
+        },
+        "mlp": {"dense1": (features, 128), "dense2": (128, 10)},
+        "linear": {"dense1": (features, 10)},
+    }
+    expected = shapes[name]
+    assert kernels == expected and count(params) == total
+    for layer, leaves in params.items():
+        assert leaves["bias"].shape == expected[layer][-1:]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_float32_in_double_precision_too(x64, name):
+    leaves = jax.tree.leaves(jax.eval_shape(build_model(name, (12, 12, 1), 10).init, jax.random.key(0)))
+    assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize(("weights", "variance"), [("xavier", lambda i, o: 2 / (i + o)), ("he", lambda i, o: 2 / i)])
+def test_fresh_weights_have_the_right_spread(weights, variance):
+    params = jax.jit(build_model("lenet", (28, 28, 1), 10, weights=weights).init)(jax.random.key(3))
+    for layer, leaves in params.items():
+        kernel = leaves["kernel"]
+        field = int(np.prod(kernel.shape[:-2]))
+        expected = np.sqrt(variance(field * kernel.shape[-2], field * kernel.shape[-1]))
+        # Four standard errors of a deviation estimated from this many normal weights.
+        assert abs(float(jnp.std(kernel)) / expected - 1) < 4 / np.sqrt(2 * kernel.size), layer
+        assert abs(float(jnp.mean(kernel))) < 4 * expected / np.sqrt(kernel.size), layer
+        assert not np.any(leaves["bias"])
+        if kernel.size > 1000:  # normal, that is, with tails where a uniform distribution of this spread has none
+            assert float(jnp.max(jnp.abs(kernel))) > 2 * expected, layer
+
+
+def lenet_by_hand(params, x):
+    """With XLA's own operations and the pooling after the activation, as the paper has it."""
+    padding = 2 if x.shape[1] < 32 else 0
+    for layer, pad in (("conv1", padding), ("conv2", 0)):
+        x = native_conv(x, params[layer]["kernel"], pad) + params[layer]["bias"].reshape(1, 1, 1, -1)
+        x = native_pool(jax.nn.relu(x), 2, 2, 0)
+    return dense_by_hand(params, x)
+
+
+def alexcifar_by_hand(params, x):
+    def norm(x):
+        squares = [jnp.roll(jnp.pad(x**2, ((0, 0),) * 3 + ((2, 2),)), -o, axis=-1)[..., 2:-2] for o in (-2, -1, 0, 1)]
+        return x / (1 + 0.001 / 9 / 4 * sum(squares)) ** 0.75
+
+    for layer, after in (("conv1", (0, 1)), ("conv2", (1, 0))):
+        x = jax.nn.relu(native_conv(x, params[layer]["kernel"], 2) + params[layer]["bias"].reshape(1, 1, 1, -1))
+        for operation in after:
+            x = norm(x) if operation else native_pool(x, 3, 2, 1)
+    return dense_by_hand(params, x)
+
+
+def dense_by_hand(params, x):
+    x = x.reshape(len(x), -1)
+    for i in (1, 2, 3):
+        x = x @ params[f"dense{i}"]["kernel"] + params[f"dense{i}"]["bias"].reshape(1, -1)
+        x = jax.nn.relu(x) if i < 3 else x
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "by_hand"),
+    [
+        ("lenet", (28, 28, 1), lenet_by_hand),
+        ("lenet", (32, 32, 1), lenet_by_hand),
+        ("lenet", (13, 14, 1), lenet_by_hand),
+        ("alexcifar", (16, 13, 3), alexcifar_by_hand),
+    ],
+)
+def test_logits_equal_those_of_native_operations(name, shape, by_hand):
+    model = build_model(name, shape, 10)
+    biased = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf + 0.1, model.init(key)))(jax.random.key(0))
+    inputs = 3 * jax.random.normal(jax.random.key(1), (4, *shape))
+    expected = jax.jit(by_hand)(biased, inputs)
+    assert float(jnp.std(expected)) > 0.1
+    np.testing.assert_allclose(jax.jit(model.apply)(biased, inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("lennet", (28, 28, 1), 10), {}, "unknown model 'lennet': choose one of lenet, alexcifar, mlp, linear"),
+        (("mlp", (4,), 10), {"weights": "zero"}, "unknown weight initialisation 'zero': choose one of xavier, he"),
+        (("lenet", (11, 12, 1), 10), {}, "at least 12x12, but the examples have shape [11, 12, 1]"),
+        (("alexcifar", (32, 7, 3), 10), {}, "at least 8x8, but the examples have shape [32, 7, 3]"),
+        (("lenet", (64,), 10), {}, "but the examples have shape [64]"),
+    ],
+)
+def test_wrong_choices_are_one_line(arguments, options, message):
+    with pytest.raises(InputError) as excinfo:
+        build_model(*arguments, **options)
+    assert message in str(excinfo.value) and "\n" not in str(excinfo.value)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("lenet", (12, 12, 1)), ("lenet", (40, 12, 1)), ("alexcifar", (8, 8, 1))])
+def test_the_smallest_pictures_work(name, shape):
+    model = build_model(name, shape, 4)
+    logits = jax.eval_shape(lambda key: model.apply(model.init(key), jnp.zeros((2, *shape))), jax.random.key(0))
+    assert logits.shape == (2, 4)
+
+
+# A user's own networks
+
+
+class OwnLinen(nn.Module):
+    norm: Any = None
+    drop: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.drop:
+            x = nn.Dropout(0.5, deterministic=False)(x)
+        return nn.Dense(3)(x)
+
+
+class OwnNNX(nnx.Module):
+    def __init__(self, rngs, *, batch_norm=False, dropout=False):
+        self.first = nnx.Linear(6, 8, rngs=rngs)
+        self.second = nnx.Linear(8, 3, rngs=rngs)
+        self.batch_norm = nnx.BatchNorm(8, rngs=rngs) if batch_norm else None
+        self.dropout = nnx.Dropout(0.5, rngs=rngs) if dropout else None
+
+    def __call__(self, x):
+        x = nnx.relu(self.first(x.reshape(len(x), -1)))
+        x = self.batch_norm(x) if self.batch_norm else x
+        x = self.dropout(x) if self.dropout else x
+        return self.second(x)
+
+
+def test_linen_module_gives_its_own_logits():
+    module, inputs = OwnLinen(norm=nn.LayerNorm()), jax.random.normal(jax.random.key(0), (5, 2, 3))
+    model, key = from_linen(module, (2, 3)), jax.random.key(1)
+    params = jax.jit(model.init)(key)
+    expected = jax.jit(lambda key, inputs: module.apply(module.init(key, inputs), inputs))(key, inputs)
+    np.testing.assert_allclose(jax.jit(model.apply)(params, inputs), expected, rtol=1e-5, atol=1e-6)
+    assert set(params) == {"Dense_0", "Dense_1", "norm"}
+
+
+def test_nnx_module_gives_its_own_logits():
+    inputs, key = jax.random.normal(jax.random.key(0), (5, 2, 3)), jax.random.key(1)
+    model = from_nnx(OwnNNX)
+    params = model.init(key)
+    np.testing.assert_allclose(model.apply(params, inputs), OwnNNX(nnx.Rngs(key))(inputs), rtol=1e-5, atol=1e-6)
+    assert np.any(params["first"]["kernel"] != model.init(jax.random.key(2))["first"]["kernel"])
+    loss = losses.of_network(model.apply)
+    grads = jax.jit(jax.grad(loss))(params, inputs, jnp.eye(3)[jnp.arange(5) % 3])
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: from_linen(OwnLinen(norm=nn.BatchNorm(use_running_average=False)), (6,)), "batch_stats"),
+        (lambda: from_linen(OwnLinen(norm=nn.BatchNorm(use_running_average=True)), (6,)), "batch_stats"),
+        (lambda: from_linen(OwnLinen(drop=True), (6,)), "random numbers"),
+        (lambda: from_nnx(lambda rngs: OwnNNX(rngs, batch_norm=True)), "BatchStat"),
+        (lambda: from_nnx(lambda rngs: OwnNNX(rngs, dropout=True)), "Rng"),
+    ],
+    ids=["linen-batchnorm", "linen-batchnorm-frozen", "linen-dropout", "nnx-batchnorm", "nnx-dropout"],
+)
+def test_running_state_and_dropout_are_refused(make, what):
+    with pytest.raises(InputError, match=what) as excinfo:
+        make()
+    message = str(excinfo.value)
+    assert "GroupNorm" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: from_linen(OwnLinen(), (2, 3)), lambda: from_nnx(OwnNNX)], ids=["linen", "nnx"]
+)
+def test_own_network_distils(tmp_path, make):
+    rng = np.random.RandomState(0)
+    labels = np.arange(60) % 3
+    inputs = (rng.normal(size=(60, 2, 3)) + labels[:, None, None]).astype(np.float32)
+    dataset = ddjax.Dataset(
+        name="own",
+        x_train=inputs[:45],
+        y_train=labels[:45].astype(np.int32),
+        x_test=inputs[45:],
+        y_test=labels[45:].astype(np.int32),
+        mean=np.ones(1, np.float32),
+        std=np.ones(1, np.float32),
+        class_names=("a", "b", "c"),
+        source="test",
+    )
+    recipe = ddjax.Recipe(data="own", outer_steps=2, eval_every=1, batch_size=16, lr=0.1)
+    model = make()
+    summary = ddjax.distill(recipe, tmp_path / "run", dataset=dataset, model=model, progress=False)
+    distilled, metadata, params = ddjax.load(tmp_path / "run")
+    assert distilled.images.shape == (1, 3, 2, 3) and metadata["model"]["name"] == "custom"
+    expected = jax.eval_shape(model.init, jax.random.key(0))
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, expected)
+    # The summary's accuracy is that of this network after one step on what was saved.
+    trained = ddjax.unroll(losses.of_network(model.apply), params, jax.tree.map(jnp.asarray, distilled))
+    hits = np.asarray(jnp.argmax(model.apply(trained, jnp.asarray(inputs[45:] - 1)), axis=1)) == labels[45:]
+    assert summary["distilled"]["accuracy_mean"] == pytest.approx(100 * hits.mean(), abs=1e-3)
