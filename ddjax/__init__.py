@@ -11,9 +11,10 @@ from ddjax.core.outer import Distiller, DistillState, Info, Problem, make_distil
 from ddjax.data import DATASETS, Dataset, Split, draw_batch, hold_out, load_dataset, normalise, prepare
 from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation, evaluate
-from ddjax.experiment import distill, evaluate_artifact, make_problem
+from ddjax.experiment import distill, make_problem
 from ddjax.models import MLP, AlexCifarNet, LeNet, Model, build_model, from_linen, from_nnx
 from ddjax.recipes import RECIPES, Recipe, get_recipe
+from ddjax.replay import evaluate_artifact
 
 __all__ = [
     "DATASETS",

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from ddjax import artifact, experiment, plots, report
+from ddjax import artifact, devices, experiment, plots, replay, report
 from ddjax.data import DATASETS, prepare
 from ddjax.errors import InputError
 from ddjax.recipes import RECIPES, Recipe, get_recipe
@@ -128,7 +128,7 @@ def _distill(argv: list[str]) -> None:
     name = argv[0]
     args = tyro.cli(DistillArgs, args=argv[1:], prog=f"ddjax distill {name}", default=DistillArgs(get_recipe(name)))
     out = args.out or Path("runs") / name
-    experiment.use_all_cores()
+    devices.use_all_cores()
     summary = experiment.distill(args.recipe, out, name=name, resume=args.resume, data_dir=args.data_dir)
     pictures = plots.plot_run(artifact.load(out), read_metrics(out / "metrics.jsonl"), out)
     print("\n" + report.summary_table(summary) + "\n")
@@ -138,8 +138,8 @@ def _distill(argv: list[str]) -> None:
 
 def _evaluate(argv: list[str]) -> None:
     args = tyro.cli(EvaluateArgs, args=argv, prog="ddjax evaluate")
-    experiment.use_all_cores()
-    evaluation, num_test = experiment.evaluate_artifact(
+    devices.use_all_cores()
+    evaluation, num_test = replay.evaluate_artifact(
         args.path, num_nets=args.num_nets, data=args.data, data_dir=args.data_dir
     )
     if args.json:

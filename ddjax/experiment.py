@@ -20,8 +20,9 @@ from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, le
 from ddjax.core.inner import unroll
 from ddjax.core.outer import Distiller, Problem, make_distiller, replicated
 from ddjax.data import Dataset, Split, draw_batch, hold_out, load_dataset
+from ddjax.devices import make_mesh
 from ddjax.errors import InputError
-from ddjax.evaluate import Evaluation, evaluate, score
+from ddjax.evaluate import evaluate, score
 from ddjax.models import Model, build_model
 from ddjax.recipes import Recipe
 from ddjax.run import RunState, Validate, run
@@ -37,6 +38,11 @@ DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation]] = {
 _STREAMS = {name: 2**31 + i for i, name in enumerate(("weights", "images", "valid", "test", "baseline", "all data"))}
 
 
+def stream(key: jax.Array, name: str) -> jax.Array:
+    """The run's key for everything that is drawn outside the outer steps."""
+    return jax.random.fold_in(key, _STREAMS[name])
+
+
 class Experiment(NamedTuple):
     """A recipe made concrete: its data, its network's initial weights and everything the run needs."""
 
@@ -50,7 +56,7 @@ class Experiment(NamedTuple):
     key: jax.Array
 
     def stream(self, name: str) -> jax.Array:
-        return jax.random.fold_in(self.key, _STREAMS[name])
+        return stream(self.key, name)
 
     @property
     def nets(self) -> tuple[int, int]:
@@ -74,7 +80,7 @@ def set_up(
         )
     train, valid, test = hold_out(dataset)
     key = jax.random.key(recipe.seed)
-    params = model.init(jax.random.fold_in(key, _STREAMS["weights"])) if recipe.init == "fixed" else None
+    params = model.init(stream(key, "weights")) if recipe.init == "fixed" else None
     problem = make_problem(model, recipe.direction, recipe.learn_labels, params)
     return Experiment(recipe, dataset, train, valid, test, problem, params, key)
 
@@ -106,31 +112,6 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
         "log_lrs": adam(recipe.lr_log_lrs),
     }
     return optax.chain(optax.clip_by_global_norm(recipe.clip), optax.partition(rates, part_of))
-
-
-def use_all_cores(most: int = 8) -> None:
-    """Makes every CPU core a device of its own, one thread each; call before JAX is first used.
-
-    The operations of one outer step are too small to share among threads; networks, and halves of the real batch, are not.
-    Without effect where the flags are set already or there is an accelerator.
-    """
-    if "XLA_FLAGS" not in os.environ:
-        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-        jax.config.update("jax_num_cpu_devices", min(most, len(os.sched_getaffinity(0))))
-
-
-def make_mesh(num_nets: int, batch_size: int, *, smallest_share: int = 64) -> Mesh | None:
-    """Devices as ("nets", "batch"): networks over as many as divide them, the real batch over the rest; None for one.
-
-    A device that would get fewer than `smallest_share` real examples is left out: its share would not pay for the exchange.
-    """
-    devices = jax.devices()
-    for count in range(len(devices), 1, -1):
-        nets = np.gcd(count, num_nets)
-        rest = count // nets
-        if batch_size % rest == 0 and (rest == 1 or batch_size // rest >= smallest_share):
-            return Mesh(np.array(devices[:count]).reshape(nets, rest), ("nets", "batch"))
-    return None
 
 
 def build_distiller(experiment: Experiment, mesh: Mesh | None) -> Distiller:
@@ -324,65 +305,3 @@ def describe(experiment: Experiment, model_name: str) -> dict[str, Any]:
         "recipe": dataclasses.asdict(recipe),
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
-
-
-def evaluate_artifact(
-    path: str | os.PathLike, *, num_nets: int | None = None, data: str | None = None, data_dir: str | None = None
-) -> tuple[Evaluation, int]:
-    """Trains networks on a saved artefact, from nothing but the file, and scores them on its data set's whole test set.
-
-    Args:
-      path: artefact, or the folder of a run.
-      num_nets: networks drawn where the initial weights are random; by default as many as the recipe's report.
-      data: data set to use instead of the artefact's own (a moved .npz file, say).
-      data_dir: folder of prepared data sets.
-
-    Returns: the evaluation and the number of test examples.
-
-    Raises:
-      InputError: the artefact, its data or its model cannot be used together.
-    """
-    if num_nets is not None and num_nets < 1:
-        raise InputError(f"--num-nets is {num_nets}: give a number above zero")
-    distilled, metadata, params = artifact.load(path)
-    try:
-        recipe = Recipe(**metadata["recipe"]).validate()
-        dataset = load_dataset(data or recipe.data, data_dir=data_dir)
-        spec = metadata["model"]
-        mean, std = (jnp.asarray(metadata[name], jnp.float32).reshape(dataset.mean.shape) for name in ("mean", "std"))
-        shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
-        model = build_model(spec["name"], shape, classes, weights=spec["weights"])
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: the 'ddjax' header lacks or misstates {error}: copy or distill it again") from error
-    _require_fit(path, distilled, dataset, model, shape, classes, params)
-    _, _, test = hold_out(dataset)
-    problem = make_problem(model, recipe.direction, False, params)
-    key = jax.random.fold_in(jax.random.key(recipe.seed), _STREAMS["test"])
-    nets = 1 if params is not None else num_nets or recipe.test_nets
-    evaluation = evaluate(key, problem, distilled, test._replace(mean=mean, std=std), num_nets=nets)
-    return evaluation, len(dataset.y_test)
-
-
-def _require_fit(
-    path, distilled: DistilledData, dataset: Dataset, model: Model, shape, classes: int, params: Any
-) -> None:
-    """Artefact, model and data set must agree in every shape before anything is computed."""
-    images, labels = distilled.images.shape[2:], distilled.labels.shape[-1]
-    if images != shape or labels != classes:
-        raise InputError(
-            f"{path}: images {list(images)} of {labels} classes, but its model reads {list(shape)} of {classes}"
-        )
-    if dataset.input_shape != shape or dataset.num_classes != classes:
-        raise InputError(
-            f"{path} was distilled for examples {list(shape)} of {classes} classes, but {dataset.name} has "
-            f"{list(dataset.input_shape)} of {dataset.num_classes}: give its own data set with --data"
-        )
-    expected = jax.eval_shape(model.init, jax.random.key(0))
-    same = params is None or (
-        str(jax.tree.structure(params)) == str(jax.tree.structure(expected))
-        and all(a.shape == b.shape for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True))
-    )
-    if not same:
-        raise InputError(f"{path}: its weights do not fit its model: copy or distill it again")

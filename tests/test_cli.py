@@ -19,7 +19,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddjax import baselines, cli, experiment, report
+from ddjax import baselines, cli, devices, experiment, report
 from ddjax.artifact import load
 from ddjax.recipes import RECIPES, Recipe
 
@@ -45,7 +45,7 @@ def in_process(*argv) -> Result:
     """`ddjax ARGV`, but on the devices of this process, and with small baselines."""
     status, out, err = 0, io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(experiment, "use_all_cores", lambda: None)
+        patch.setattr(devices, "use_all_cores", lambda: None)
         patch.setattr(baselines, "all_data", partial(baselines.all_data, steps=50))
         patch.setattr(baselines, "random_real", partial(baselines.random_real, num_sets=2))
         try:

@@ -13,8 +13,8 @@ LAYERS = (
     ("errors", "recipes"),
     ("core",),
     ("models", "data"),
-    ("evaluate", "baselines", "artifact"),
-    ("run", "experiment", "report", "plots"),
+    ("evaluate", "baselines", "artifact", "devices"),
+    ("run", "experiment", "replay", "report", "plots"),
     ("cli",),
     ("__main__",),
 )

@@ -189,7 +189,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 import numpy as np
 from jax.sharding import Mesh
 from ddjax.core.outer import replicated
-from ddjax.experiment import make_mesh
+from ddjax.devices import make_mesh
 import test_outer as t
 
 report = {"choices": {}, "results": {}}

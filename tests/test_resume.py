@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pytest
 
-from ddjax import artifact, baselines, cli, experiment, run
+from ddjax import artifact, baselines, cli, devices, experiment, run
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.outer import Problem, make_distiller
@@ -346,7 +346,7 @@ def arguments(outer_steps: int, every: int, *others) -> list[str]:
 def ddjax(monkeypatch, tmp_path, capfd):
     """The command in this process, in a folder with own.npz."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "use_all_cores", lambda: None)
+    monkeypatch.setattr(devices, "use_all_cores", lambda: None)
     monkeypatch.setattr(baselines, "all_data", partial(baselines.all_data, steps=20))
     monkeypatch.setattr(baselines, "random_real", partial(baselines.random_real, num_sets=2))
     save_vectors(tmp_path / "own.npz")
@@ -382,7 +382,7 @@ def test_the_life_of_a_run(ddjax, monkeypatch, stop_at, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "evaluate", interrupt)
         status, _, errors = ddjax(*argv)
-    assert (status, errors) == (130, "ddjax: interrupted\n")
+    assert (status, errors) == (130, "ddjax: interrupted: a run goes on when the same command is given with --resume\n")
     assert checkpoints(out) == [7, 12] and not (out / "distilled.safetensors").exists()
 
     status, first, errors = ddjax(*argv)

@@ -1,0 +1,32 @@
+"""Which devices a run uses, and how its work is laid out on them."""
+
+import os
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+
+def use_all_cores(most: int = 8) -> None:
+    """Makes every CPU core a device of its own, one thread each; call before JAX is first used.
+
+    The operations of one outer step are too small to share among threads; networks, and halves of the real batch, are not.
+    Without effect where the flags are set already or there is an accelerator.
+    """
+    if "XLA_FLAGS" not in os.environ:
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        jax.config.update("jax_num_cpu_devices", min(most, len(os.sched_getaffinity(0))))
+
+
+def make_mesh(num_nets: int, batch_size: int, *, smallest_share: int = 64) -> Mesh | None:
+    """Devices as ("nets", "batch"): networks over as many as divide them, the real batch over the rest; None for one.
+
+    A device that would get fewer than `smallest_share` real examples is left out: its share would not pay for the exchange.
+    """
+    devices = jax.devices()
+    for count in range(len(devices), 1, -1):
+        nets = np.gcd(count, num_nets)
+        rest = count // nets
+        if batch_size % rest == 0 and (rest == 1 or batch_size // rest >= smallest_share):
+            return Mesh(np.array(devices[:count]).reshape(nets, rest), ("nets", "batch"))
+    return None
