@@ -92,7 +92,8 @@ def page() -> str:
     ]
     for name in found:
         lines.append(row(name, *load(name)))
-    lines += ["", *(f"Not run here: `{name}`." for name in REFERENCES if name not in found), ""]
+    missing = [f"`{name}`" for name in REFERENCES if name not in found]
+    lines += ["", *([f"Not run: {', '.join(missing)}."] if missing else []), ""]
     for name in found:
         lines += section(name, *load(name))
     return "\n".join(lines)

@@ -117,8 +117,13 @@ def get_recipe(name: str) -> Recipe:
 
 @recipe
 def digits() -> Recipe:
-    """Ten images, one gradient-descent step, one fixed LeNet, on scikit-learn's handwritten digits: nothing to download."""
-    return Recipe(data="digits", outer_steps=2500, batch_size=256, lr=0.05, lr_log_lrs=0.05, gate_width=0.03)
+    """Ten images, one gradient-descent step, one fixed LeNet, on scikit-learn's handwritten digits: nothing to download.
+
+    There are 1281 training images, and more outer steps than these fit them better and the held-out ones worse.
+    """
+    return Recipe(
+        data="digits", outer_steps=1200, batch_size=256, lr=0.05, lr_log_lrs=0.05, gate_width=0.03, eval_every=100
+    )
 
 
 @recipe
@@ -143,8 +148,8 @@ def digits_random() -> Recipe:
 def mnist_fixed_1step() -> Recipe:
     """The paper's headline (sec. 4.1): MNIST in ten images and ONE gradient-descent step of one fixed LeNet; paper 93.8 %.
 
-    The authors took 23 600 steps of batch 1024 at 0.01. Surrogate gates see the cliffs that make this landscape so spiky,
-    so half as many steps of batch 256 do.
+    Reaches 97.11 % in 15 minutes of a busy 2-core CPU (RESULTS.md). The authors took 23 600 steps of batch 1024 at 0.01;
+    surrogate gates see the cliffs that make this landscape so spiky, so half as many steps of batch 256 do.
     """
     return Recipe(
         data="mnist", outer_steps=12000, batch_size=256, lr=0.05, lr_log_lrs=0.05, gate_width=0.03, eval_every=200
@@ -153,7 +158,11 @@ def mnist_fixed_1step() -> Recipe:
 
 @recipe
 def mnist_fixed() -> Recipe:
-    """Table 1, MNIST, fixed initialisation: 100 images, 10 steps x 3 epochs, one fixed LeNet; paper 96.6 % (recalled)."""
+    """Table 1, MNIST, fixed initialisation: 100 images, 10 steps x 3 epochs, one fixed LeNet; paper 96.6 % (recalled).
+
+    Reaches 98.14 % in 19 minutes of one CPU core (RESULTS.md). Gates are wider than for one step, where narrow ones are
+    better: through 30 steps the products of narrow ones explode. The tight clip tames what spikes are left.
+    """
     return Recipe(
         data="mnist",
         steps=10,

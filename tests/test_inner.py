@@ -116,8 +116,8 @@ def setting(name, direction, labels):
     transformation = optax.scale_by_adam(eps_root=1e-4) if soft else DIRECTIONS[direction]()
     targets = {"learned": learned_labels, "free": free_labels}[labels]
     case = make_case(name)
-    if direction == "adam":  # whose steps have the size of the learning rate itself
-        case = case._replace(distilled=case.distilled._replace(log_lrs=case.distilled.log_lrs - 2))
+    if direction == "adam":  # whose steps have the size of the learning rate itself, however small the gradient
+        case = case._replace(distilled=case.distilled._replace(log_lrs=case.distilled.log_lrs - 4))
     run = partial(unroll, case.loss, direction=transformation, targets=targets)
     return Setting(case, transformation, targets, jax.jit(jax.value_and_grad(partial(case.outer, run), argnums=(0, 1))))
 
