@@ -119,7 +119,7 @@ def get_recipe(name: str) -> Recipe:
 def digits() -> Recipe:
     """Ten images, one gradient-descent step, one fixed LeNet, on scikit-learn's handwritten digits: nothing to download.
 
-    There are 1281 training images, and more outer steps than these fit them better and the held-out ones worse.
+    Reaches 92.5 % in 35 s of distilling on a 2-core CPU (80.75 % with --gate-width 0; RESULTS.md).
     """
     return Recipe(
         data="digits", outer_steps=1200, batch_size=256, lr=0.05, lr_log_lrs=0.05, gate_width=0.03, eval_every=100
