@@ -20,7 +20,7 @@ from ddjax.models import MLP, WEIGHT_INITS, LeNet, from_linen
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-EPOCHS, CLASSES = 2, 3
+STEPS, EPOCHS, CLASSES = 3, 2, 3
 DIRECTIONS = {"gd": optax.identity, "momentum": lambda: optax.trace(0.9), "adam": optax.scale_by_adam}
 
 
@@ -59,12 +59,11 @@ class Case(NamedTuple):
 def make_case(name, seed=0, **options):
     model, shape = network(name, **options)
     rng = np.random.RandomState(seed)
-    steps = 2 if name == "lenet" else 3  # written out, LeNet's steps take XLA seconds each
-    labels = rng.dirichlet(np.ones(CLASSES), (steps, CLASSES))
+    labels = rng.dirichlet(np.ones(CLASSES), (STEPS, CLASSES))
     distilled = DistilledData(
-        images=jnp.asarray(rng.normal(size=(steps, CLASSES, *shape))),
+        images=jnp.asarray(rng.normal(size=(STEPS, CLASSES, *shape))),
         labels=jnp.asarray(labels),
-        log_lrs=jnp.log(jnp.asarray(rng.uniform(0.05, 0.3, (EPOCHS, steps)))),
+        log_lrs=jnp.log(jnp.asarray(rng.uniform(0.05, 0.3, (EPOCHS, STEPS)))),
     )
     batch = jnp.asarray(rng.normal(size=(7, *shape))), jnp.asarray(np.eye(CLASSES)[rng.randint(0, CLASSES, 7)])
     params = double(jax.jit(model.init)(jax.random.key(seed)))
