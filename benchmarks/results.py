@@ -29,6 +29,7 @@ VARIANTS = {"digits-exact": ["digits", "--gate-width", "0"]}
 REFERENCES = {
     "digits": "90 (our bar; not in the paper)",
     "digits-exact": "digits, without surrogate gates",
+    "digits-random": "(not in the paper)",
     "mnist-fixed-1step": "93.8 (paper)",
     "mnist-fixed": "96.6 (paper, recalled)",
     "mnist-random": "79.5 ± 8.1 (paper)",
