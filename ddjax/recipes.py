@@ -128,18 +128,22 @@ def digits() -> Recipe:
 
 @recipe
 def digits_random() -> Recipe:
-    """As `digits`, with fresh LeNets every time instead of one fixed draw: 30 images, three steps, three epochs."""
+    """As `digits`, with fresh LeNets every time instead of one fixed draw: 50 images, five steps, three epochs.
+
+    Not measured to its end yet. With exact gates the held-out accuracy was 53.9 % after 150 outer steps and rising; with
+    gates of width 0.3 38.2 %, and of 0.03 (three steps) nothing was learned: random weights want none.
+    """
     return Recipe(
         data="digits",
         init="random",
-        steps=3,
+        steps=5,
         epochs=3,
+        inner_lr=0.05,
         num_nets=4,
-        outer_steps=1500,
+        outer_steps=1200,
         batch_size=256,
-        lr=0.03,
         lr_log_lrs=0.02,
-        gate_width=0.03,
+        eval_every=100,
         test_nets=100,
     )
 
