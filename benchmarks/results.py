@@ -102,7 +102,7 @@ def page() -> str:
 
 def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = ROOT / "results" / name
-    return tuple(json.loads((folder / f"{part}.json").read_text()) for part in ("summary", "provenance"))  # type: ignore[return-value]
+    return json.loads((folder / "summary.json").read_text()), json.loads((folder / "provenance.json").read_text())
 
 
 def accuracy(scores: dict[str, Any]) -> str:

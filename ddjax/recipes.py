@@ -130,8 +130,7 @@ def digits() -> Recipe:
 def digits_random() -> Recipe:
     """As `digits`, with fresh LeNets every time instead of one fixed draw: 50 images, five steps, three epochs.
 
-    Not measured to its end yet. With exact gates the held-out accuracy was 53.9 % after 150 outer steps and rising; with
-    gates of width 0.3 38.2 %, and of 0.03 (three steps) nothing was learned: random weights want none.
+    Not measured to its end yet. Without surrogate gates, since with narrow ones nothing was learned over random weights.
     """
     return Recipe(
         data="digits",
