@@ -92,7 +92,8 @@ def plot_learning_rates(artifact: Artifact, path: Path) -> None:
         artifact.metadata["recipe"]["inner_lr"], color="gray", linewidth=0.8, linestyle="--", label="initial value"
     )
     axis.set(xlabel="inner step", ylabel="learning rate", yscale="log")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlim(0.5, lrs.size + 0.5)  # a lone step would otherwise get an axis of fractions
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     fig.savefig(path, dpi=_DPI)
