@@ -6,8 +6,8 @@ Turns a data set into a handful of synthetic examples plus learning rates, by di
 from ddjax.artifact import Artifact, load, save
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
 from ddjax.core.inits import fixed, pool
-from ddjax.core.inner import inner_update, mixed_mode_gradient, trajectory, unroll
-from ddjax.core.outer import Distiller, DistillState, Info, Problem, make_distiller, meta_loss
+from ddjax.core.inner import mixed_mode, reverse_over_reverse, trajectory, unroll
+from ddjax.core.outer import Distiller, DistillState, Info, Layout, Problem, make_distiller, meta_gradient, meta_loss
 from ddjax.data import DATASETS, Dataset, Split, draw_batch, hold_out, load_dataset, normalise, prepare
 from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation, evaluate
@@ -29,6 +29,7 @@ __all__ = [
     "Evaluation",
     "Info",
     "InputError",
+    "Layout",
     "LeNet",
     "Model",
     "Problem",
@@ -46,17 +47,18 @@ __all__ = [
     "get_recipe",
     "hold_out",
     "init_distilled",
-    "inner_update",
     "learned_labels",
     "load",
     "load_dataset",
     "make_distiller",
     "make_problem",
+    "meta_gradient",
     "meta_loss",
-    "mixed_mode_gradient",
+    "mixed_mode",
     "normalise",
     "pool",
     "prepare",
+    "reverse_over_reverse",
     "save",
     "trajectory",
     "unroll",

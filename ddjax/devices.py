@@ -6,12 +6,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ddjax.core.outer import Layout
+
 
 def use_all_cores(most: int = 8) -> None:
     """Makes every CPU core a device of its own, one thread each; call before JAX is first used.
 
-    The operations of one outer step are too small to share among threads; networks, and halves of the real batch, are not.
-    Without effect where the flags are set already or there is an accelerator.
+    The operations of one outer step are too small to share among threads; networks, examples of a step and parts of the
+    real batch are not. Without effect where the flags are set already or there is an accelerator.
     """
     if "XLA_FLAGS" not in os.environ:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
@@ -30,3 +32,15 @@ def make_mesh(num_nets: int, batch_size: int, *, smallest_share: int = 64) -> Me
         if batch_size % rest == 0 and (rest == 1 or batch_size // rest >= smallest_share):
             return Mesh(np.array(devices[:count]).reshape(nets, rest), ("nets", "batch"))
     return None
+
+
+def make_layout(num_nets: int, batch_size: int, *, remat: bool = False) -> Layout:
+    """The layout that was measured fastest on this backend (benchmarks/): all of it chosen here and nowhere else.
+
+    A CPU core has a cache to stay in and no use for batching: it takes one network at a time and 64 real examples at a
+    time. Accelerators train all their networks side by side and take the batch whole.
+    """
+    mesh = make_mesh(num_nets, batch_size)
+    if jax.default_backend() == "cpu":
+        return Layout(mesh, share_steps=True, together=1, chunk=64, remat=remat)
+    return Layout(mesh, remat=remat)

@@ -12,23 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from ddjax import artifact, baselines
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
 from ddjax.core.inner import unroll
-from ddjax.core.outer import Distiller, Problem, make_distiller, replicated
+from ddjax.core.outer import Distiller, DistillState, Info, Layout, Problem, make_distiller, replicated
 from ddjax.data import Dataset, Split, draw_batch, hold_out, load_dataset
-from ddjax.devices import make_mesh
+from ddjax.devices import make_layout
 from ddjax.errors import InputError
 from ddjax.evaluate import evaluate, score
 from ddjax.models import Model, build_model
 from ddjax.recipes import Recipe
 from ddjax.run import RunState, Validate, run
 
-DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation]] = {
-    "gd": optax.identity,
+DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
+    "gd": lambda: None,
     "momentum": lambda: optax.trace(0.9),
     # Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
     "adam": lambda: optax.scale_by_adam(eps_root=1e-8),
@@ -114,7 +113,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(recipe.clip), optax.partition(rates, part_of))
 
 
-def build_distiller(experiment: Experiment, mesh: Mesh | None) -> Distiller:
+def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     recipe, classes = experiment.recipe, experiment.dataset.num_classes
 
     def draw(key: jax.Array, split: Split) -> tuple[jax.Array, jax.Array]:
@@ -122,9 +121,15 @@ def build_distiller(experiment: Experiment, mesh: Mesh | None) -> Distiller:
         return inputs, jax.nn.one_hot(labels, classes)
 
     optimizer = make_optimizer(recipe)
-    return make_distiller(
-        experiment.problem, optimizer, draw, num_nets=recipe.num_nets, ema_decay=recipe.ema, mesh=mesh
+    distiller = make_distiller(
+        experiment.problem, optimizer, draw, num_nets=recipe.num_nets, ema_decay=recipe.ema, layout=layout
     )
+
+    def step(key: jax.Array, state: DistillState, split: Split) -> tuple[DistillState, Info]:
+        with jax.default_matmul_precision(recipe.precision):
+            return distiller.step(key, state, split)
+
+    return distiller._replace(step=step)
 
 
 def first_iterate(experiment: Experiment) -> DistilledData:
@@ -229,12 +234,13 @@ def distill(
         {"name": name, "recipe": settings, "model": model_name, "data_source": experiment.dataset.source},
         resume=resume,
     )
-    mesh = make_mesh(recipe.num_nets, recipe.batch_size)
+    layout = make_layout(recipe.num_nets, recipe.batch_size, remat=recipe.remat)
+    everywhere = replicated(layout.mesh)
     finished = run(
-        jax.device_put(experiment.key, replicated(mesh)),
-        build_distiller(experiment, mesh),
+        jax.device_put(experiment.key, everywhere),
+        build_distiller(experiment, layout),
         first_iterate(experiment),
-        jax.device_put(experiment.train, replicated(mesh)),
+        jax.device_put(experiment.train, everywhere),
         make_validation(experiment),
         out,
         outer_steps=recipe.outer_steps,

@@ -42,6 +42,10 @@ class Recipe:
     """N, initial networks drawn at each outer step."""
     batch_size: int = 1024
     """Real examples at each outer step."""
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """What the factors of matrix products are rounded to in the outer step; weights, sums and all else stay float32."""
+    remat: bool = False
+    """Keep the weights of each epoch only and compute those within it again: less memory, one more forward pass."""
     outer_steps: int = 2000
     """Updates of the distilled data."""
     lr: float = 0.02

@@ -1,5 +1,7 @@
 """Surrogate gates: exact in value and first derivative, a sigmoid or softmax in the second."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,18 @@ import pytest
 from ddjax.models import gates
 
 
+def mean_of_column(x):
+    """The mean of each example of candidates [4, n, ...]."""
+    return jnp.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
+
+
+max_of_four = partial(gates.max_of_four, mean=mean_of_column)
+
+
 @pytest.fixture
 def x():
-    return jax.random.normal(jax.random.key(0), (6, 5))
+    # Examples of very different sizes, each of which sets the width of its own gates.
+    return jax.random.normal(jax.random.key(0), (6, 5)) * jnp.geomspace(0.01, 100, 6)[:, None]
 
 
 def test_relu_is_exact_in_value_and_first_derivative(x):
@@ -21,41 +32,68 @@ def test_relu_is_exact_in_value_and_first_derivative(x):
         np.testing.assert_array_equal(gradient, jnp.where(x > 0, weights, 0))
 
 
-def test_second_derivative_of_relu_is_that_of_a_sigmoid_gate(x):
+def test_second_derivative_of_relu_is_that_of_a_sigmoid_gate_of_each_example(x):
     width = 0.3
-    tau = width * jnp.sqrt(jnp.mean(x**2))
+    tau = width * jnp.sqrt(jnp.mean(x**2, axis=1, keepdims=True))
     second = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(gates.relu(x, width)))(x)))(x)
     np.testing.assert_allclose(second, jax.nn.sigmoid(x / tau) * jax.nn.sigmoid(-x / tau) / tau, rtol=1e-5)
     exact = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(gates.relu(x, 0.0)))(x)))(x)
     np.testing.assert_array_equal(exact, 0)
 
 
+def test_a_layout_of_its_own_brings_its_own_mean(x):
+    """Examples along the last axis give what examples along the first do."""
+    tangent = jax.random.normal(jax.random.key(6), x.shape)
+
+    def moved(x, tangent, **layout):
+        return jax.jvp(jax.grad(lambda x: jnp.sum(gates.relu(x, 0.3, **layout))), (x,), (tangent,))[1]
+
+    transposed = moved(x.T, tangent.T, mean=lambda x: jnp.mean(x, axis=0, keepdims=True)).T
+    np.testing.assert_allclose(transposed, moved(x, tangent), rtol=1e-5)
+    assert np.any(np.abs(moved(x.T, tangent.T).T / moved(x, tangent) - 1) > 0.1)
+
+
+def test_mean_of_example():
+    x = jnp.arange(24.0).reshape(2, 3, 4)
+    np.testing.assert_allclose(gates.mean_of_example(x), [[[5.5]], [[17.5]]])
+    np.testing.assert_array_equal(gates.mean_of_example(x[:, 0, 0]), x[:, 0, 0])
+
+
 def test_a_layer_of_zeros_has_finite_second_derivative():
-    second = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(gates.relu(x, 0.1)))(x)))(jnp.zeros((3, 2)))
-    np.testing.assert_array_equal(second, 0)
+    """Alone, and among examples that are not all zeros and keep their gates."""
+    for x in (jnp.zeros((3, 2)), jnp.zeros((3, 2)).at[1].set(1.0)):
+        second = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(gates.relu(x, 0.1)))(x)))(x)
+        np.testing.assert_array_equal(second != 0, x != 0)
+        assert np.all(np.isfinite(second))
 
 
 def test_max_is_exact_in_value_and_first_derivative():
-    x = jax.random.normal(jax.random.key(2), (7, 4, 3))
+    x = jax.random.normal(jax.random.key(2), (4, 7, 3))
     weights = jax.random.normal(jax.random.key(3), (7, 3))
-    expected = np.where(np.arange(4)[:, None] == np.argmax(np.asarray(x), axis=1)[:, None], weights[:, None], 0)
+    expected = np.where(np.arange(4)[:, None, None] == np.argmax(np.asarray(x), axis=0), weights, 0)
     for width in (0.0, 0.1):
-        np.testing.assert_array_equal(gates.max_of_four(x, width), jnp.max(x, axis=1))
-        gradient = jax.grad(lambda x, w=width: jnp.sum(weights * gates.max_of_four(x, w)))(x)
+        np.testing.assert_array_equal(max_of_four(x, width), jnp.max(x, axis=0))
+        gradient = jax.grad(lambda x, w=width: jnp.sum(weights * max_of_four(x, w)))(x)
         np.testing.assert_array_equal(gradient, expected)
-    tie = jnp.zeros((1, 4, 1))
-    np.testing.assert_array_equal(jax.grad(lambda x: gates.max_of_four(x, 0.1)[0, 0])(tie)[0, :, 0], [1, 0, 0, 0])
 
 
-def test_second_derivative_of_max_is_that_of_a_softmax():
-    x = jax.random.normal(jax.random.key(4), (4, 1))
+@pytest.mark.parametrize("width", [0.0, 0.1])
+def test_a_tie_goes_to_the_first(width):
+    """For every set of candidates that share the maximum."""
+    x = jnp.asarray(np.stack(np.meshgrid(*[[0.0, 1.0]] * 4)).reshape(4, -1))  # [4, 16]
+    gradient = jax.grad(lambda x: jnp.sum(max_of_four(x, width)))(x)
+    np.testing.assert_array_equal(gradient, np.arange(4)[:, None] == np.argmax(np.asarray(x), axis=0))
+
+
+def test_second_derivative_of_max_is_that_of_a_softmax_of_each_example():
+    x = jax.random.normal(jax.random.key(4), (4, 3, 2)) * jnp.array([0.01, 1.0, 100.0]).reshape(1, 3, 1)
     width = 0.5
-    tau = width * jnp.sqrt(jnp.mean(x**2))
+    tau = width * jnp.sqrt(jnp.mean(x**2, axis=(0, 2), keepdims=True))
     tangent = jax.random.normal(jax.random.key(5), x.shape)
-    gradient = jax.grad(lambda x: gates.max_of_four(x, width)[0])
+    gradient = jax.grad(lambda x: jnp.sum(max_of_four(x, width)))
     _, moved = jax.jvp(gradient, (x,), (tangent,))
     _, expected = jax.jvp(lambda x: jax.nn.softmax(x / tau, axis=0), (x,), (tangent,))
-    np.testing.assert_allclose(moved, expected, rtol=1e-5)
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6 * float(jnp.max(jnp.abs(expected[:, 2]))))
 
 
 def test_a_gate_tells_the_meta_gradient_of_a_unit_that_would_switch_on():

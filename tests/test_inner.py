@@ -14,14 +14,18 @@ from jax.flatten_util import ravel_pytree
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
-from ddjax.core.inner import inner_update, mixed_mode_gradient, trajectory, unroll
+from ddjax.core.inner import Data, Example, Weights, inner_update, mixed_mode, reverse_over_reverse, trajectory, unroll
 from ddjax.experiment import DIRECTIONS as RECIPE_DIRECTIONS
 from ddjax.models import MLP, WEIGHT_INITS, LeNet, from_linen
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 STEPS, EPOCHS, CLASSES = 3, 2, 3
-DIRECTIONS = {"gd": optax.identity, "momentum": lambda: optax.trace(0.9), "adam": optax.scale_by_adam}
+DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
+    "gd": lambda: None,
+    "momentum": lambda: optax.trace(0.9),
+    "adam": optax.scale_by_adam,
+}
 
 
 def free_labels(labels):
@@ -70,8 +74,12 @@ def make_case(name, seed=0, **options):
     return Case(losses.of_network(model.apply), params, distilled, batch)
 
 
-def plain_unroll(loss, direction, targets, params, distilled):
-    """The reference: loops of Python around `jax.grad`; nothing of ddjax, no scan, no custom rule, nothing recomputed."""
+def plain_unroll(loss, direction, targets, params, distilled, window=None):
+    """The reference: loops of Python around `jax.grad`; nothing of ddjax, no scan, no custom rule, nothing recomputed.
+
+    With `window`, (start, length), what the steps before `start` arrive at is a constant, and the loop ends with the window.
+    """
+    direction = optax.identity() if direction is None else direction
 
     @jax.jit
     def step(params, state, images, labels, log_lr):
@@ -80,10 +88,24 @@ def plain_unroll(loss, direction, targets, params, distilled):
         return jax.tree.map(lambda p, u: p - jnp.exp(log_lr) * u, params, updates), state
 
     state = direction.init(params)
-    for e in range(distilled.log_lrs.shape[0]):
-        for s in range(distilled.log_lrs.shape[1]):
-            params, state = step(params, state, distilled.images[s], distilled.labels[s], distilled.log_lrs[e, s])
+    epochs, steps = distilled.log_lrs.shape
+    start, length = window or (None, epochs * steps)
+    for t in range((start or 0) + length):
+        if t == start:
+            params, state = jax.lax.stop_gradient((params, state))
+        e, s = divmod(t, steps)
+        params, state = step(params, state, distilled.images[s], distilled.labels[s], distilled.log_lrs[e, s])
     return params
+
+
+def one_step(rule):
+    """The inner loop of a rule for a single step: (weights, example) -> weights."""
+
+    def step(weights, example):
+        inputs, targets, log_lr = jax.tree.map(lambda leaf: leaf[None], example)
+        return rule.run(weights, Data(inputs, targets), log_lr, jnp.zeros((), jnp.int32))
+
+    return step
 
 
 def relative_error(tree, reference):
@@ -103,7 +125,7 @@ class Setting(NamedTuple):
     """A case with its direction and targets, and its outer loss and meta-gradient, compiled once for all tests."""
 
     case: Case
-    direction: optax.GradientTransformation
+    direction: optax.GradientTransformation | None
     targets: Callable[[jax.Array], jax.Array]
     value_and_grad: Callable[..., Any]
 
@@ -148,18 +170,128 @@ def test_meta_gradient_equals_plain_reverse_over_reverse(name, direction, labels
 
 
 @pytest.mark.parametrize("width", [0.0, 0.1])
-def test_rule_of_the_gradient_equals_plain_reverse_mode_with_exact_and_surrogate_gates(width):
+@pytest.mark.parametrize("direction", [None, optax.trace(0.9)], ids=["gd", "momentum"])
+def test_rule_of_a_step_equals_plain_reverse_mode_with_exact_and_surrogate_gates(direction, width):
     """The one product of the rule needs symmetric second derivatives, and those of the surrogates must be so too."""
     case = make_case("lenet", activation=None, gate_width=width)
-    arguments = case.params, case.distilled.images[0], case.distilled.labels[0]
-    cotangent = jax.tree.map(jnp.cos, case.params)
+    state = None if direction is None else optax.TraceState(jax.tree.map(jnp.sin, case.params))
+    # A learning rate of 2, so that the second derivatives are not small beside the identity in theta - eta * direction.
+    arguments = Weights(case.params, state), Example(case.distilled.images[0], case.distilled.labels[0], jnp.log(2.0))
+    cotangent = Weights(*jax.tree.map(jnp.cos, (case.params, state)))
 
-    def pull_back(rule):
-        return jax.jit(lambda *arguments: jax.vjp(rule, *arguments)[1](cotangent))(*arguments)
+    def plain(weights, example):
+        grads = jax.grad(case.loss)(weights.params, example.inputs, example.targets)
+        if direction is not None:
+            grads = jax.tree.map(lambda g, m: g + 0.9 * m, grads, weights.opt_state.trace)
+        moved = jax.tree.map(lambda p, g: p - jnp.exp(example.log_lr) * g, weights.params, grads)
+        return Weights(moved, None if direction is None else optax.TraceState(grads))
 
-    expected = pull_back(jax.grad(case.loss))
+    def value_and_pull_back(step):
+        value, pull = jax.vjp(step, *arguments)
+        return value, pull(cotangent)
+
+    found, expected = (
+        jax.jit(value_and_pull_back, static_argnums=0)(step)
+        for step in (one_step(mixed_mode(case.loss, direction)), plain)
+    )
     assert_matters(expected)
-    assert relative_error(pull_back(mixed_mode_gradient(case.loss)), expected) < 1e-10
+    assert relative_error(found, expected) < 1e-10
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_both_rules_give_the_same_meta_gradient(direction):
+    case, transformation, targets, value_and_grad = setting("mlp", direction, "learned")
+    run = partial(unroll, case.loss, direction=transformation, targets=targets, rule=reverse_over_reverse)
+    expected = jax.jit(jax.value_and_grad(partial(case.outer, run), argnums=(0, 1)))(case.params, case.distilled)
+    assert_matters(expected)
+    assert relative_error(value_and_grad(case.params, case.distilled), expected) < 1e-10
+
+
+def test_no_direction_is_gradient_descent():
+    """Which has a rule of its own: the derivative of log eta without the gradient."""
+    case, _, targets, value_and_grad = setting("mlp", "gd", "learned")
+    run = partial(unroll, case.loss, direction=optax.identity(), targets=targets)
+    expected = jax.jit(jax.value_and_grad(partial(case.outer, run), argnums=(0, 1)))(case.params, case.distilled)
+    assert relative_error(value_and_grad(case.params, case.distilled), expected) < 1e-12
+
+
+@pytest.mark.parametrize("rule", [mixed_mode, reverse_over_reverse])
+def test_remat_changes_nothing_but_what_is_kept(rule):
+    case, transformation, targets, _ = setting("mlp", "momentum", "learned")
+
+    def outer(remat):
+        run = partial(unroll, case.loss, direction=transformation, targets=targets, rule=rule, remat=remat)
+        return jax.value_and_grad(partial(case.outer, run), argnums=(0, 1))
+
+    forgotten, kept = (jax.jit(outer(remat))(case.params, case.distilled) for remat in (True, False))
+    assert relative_error(forgotten, kept) < 1e-12
+    jaxprs = [str(jax.make_jaxpr(outer(remat))(case.params, case.distilled)) for remat in (True, False)]
+    assert ["remat" in jaxpr or "checkpoint" in jaxpr for jaxpr in jaxprs] == [True, False]
+
+
+# (start, length) out of six steps: across the end of an epoch, from the first step, the last step alone, all of them.
+WINDOWS = [(2, 3), (0, 4), (5, 1), (0, STEPS * EPOCHS)]
+
+
+@functools.cache
+def of_window(direction, length, traced):
+    case, transformation, targets, _ = setting("mlp", direction, "learned")
+
+    def outer(params, distilled, start):
+        run = partial(unroll, case.loss, direction=transformation, targets=targets, window=(start, length))
+        return case.outer(run, params, distilled)
+
+    return jax.jit(jax.value_and_grad(outer, argnums=(0, 1)), static_argnums=() if traced else 2)
+
+
+@functools.cache
+def of_window_by_hand(direction, start, length):
+    case, transformation, targets, _ = setting("mlp", direction, "learned")
+    plain = partial(plain_unroll, case.loss, transformation, targets, window=(start, length))
+    return jax.jit(jax.value_and_grad(partial(case.outer, plain), argnums=(0, 1)))(case.params, case.distilled)
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
+@pytest.mark.parametrize(("start", "length"), WINDOWS)
+@pytest.mark.parametrize("direction", ["gd", "momentum"])
+def test_window_forgets_how_the_steps_before_it_came_about(direction, start, length, traced):
+    """Each step before it counts in the value, and neither it nor the weights it came from in the gradient."""
+    case, _, _, value_and_grad = setting("mlp", direction, "learned")
+    found = of_window(direction, length, traced)(case.params, case.distilled, start)
+    expected = of_window_by_hand(direction, start, length)
+    assert_matters(expected[1][1])
+    assert relative_error(found, expected) < 1e-10
+    whole_value, (_, whole) = value_and_grad(case.params, case.distilled)
+    if start + length == STEPS * EPOCHS:
+        np.testing.assert_allclose(found[0], whole_value, rtol=1e-12)
+    if length == STEPS * EPOCHS:
+        assert relative_error(found[1][1], whole) < 1e-12
+    else:
+        assert relative_error(found[1][1], whole) > 1e-3
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_steps_shared_out_over_an_axis_equal_whole_ones(direction):
+    """One example of each step to a share; every share sees all of the outer loss and pulls the same cotangent back."""
+    case, transformation, targets, value_and_grad = setting("mlp", direction, "learned")
+    split = DistilledData(*(jnp.split(part, CLASSES, axis=1) for part in case.distilled[:2]), case.distilled.log_lrs)
+    shares = DistilledData(jnp.stack(split.images), jnp.stack(split.labels), split.log_lrs)
+    run = partial(unroll, case.loss, direction=transformation, targets=targets, axis="examples")
+    share = jax.value_and_grad(partial(case.outer, run), argnums=(0, 1))
+    axes = DistilledData(0, 0, None)
+    values, (by_params, by) = jax.jit(jax.vmap(share, (None, axes), axis_name="examples"))(case.params, shares)
+    value, (expected_by_params, expected) = value_and_grad(case.params, case.distilled)
+    for n in range(CLASSES):  # what belongs to all of them is the same on each
+        mine = values[n], jax.tree.map(lambda leaf, n=n: leaf[n], by_params), by.log_lrs[n]
+        assert relative_error(mine, (value, expected_by_params, expected.log_lrs)) < 1e-10
+    parts = [jnp.concatenate(part, axis=1) for part in (by.images, by.labels)]
+    assert relative_error(parts, [expected.images, expected.labels]) < 1e-10
+
+
+def test_plain_reverse_mode_refuses_shared_steps():
+    case = make_case("mlp")
+    with pytest.raises(NotImplementedError, match="no axis"):
+        unroll(case.loss, case.params, case.distilled, rule=reverse_over_reverse, axis="examples")
 
 
 def central_difference(function, point, tangent, h=2e-5):
@@ -237,17 +369,26 @@ def test_epochs_visit_the_steps_in_order_with_their_own_rates_and_carry_the_stat
     )
 
 
-def test_inner_update_is_one_step():
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_inner_update_and_both_rules_are_one_step(decay):
     loss = losses.of_network(lambda params, inputs: inputs @ params["w"], losses.half_squared_error)
     rng = np.random.RandomState(4)
     x, y, w = rng.normal(size=(3, 2)), rng.normal(size=(3, 1)), rng.normal(size=(2, 1))
-    params, direction = {"w": jnp.asarray(w)}, optax.trace(0.5)
-    state = optax.TraceState({"w": jnp.ones((2, 1))})
-    batch = jnp.asarray(x), jnp.asarray(y)
-    moved, state = inner_update(mixed_mode_gradient(loss), params, state, batch, jnp.asarray(0.1), direction)
-    momentum = 0.5 + x.T @ (x @ w - y) / 3
-    np.testing.assert_allclose(moved["w"], w - 0.1 * momentum, rtol=1e-12)
-    np.testing.assert_allclose(jax.tree.leaves(state)[0], momentum, rtol=1e-12)
+    direction = None if decay is None else optax.trace(decay)
+    state = None if decay is None else optax.TraceState({"w": jnp.ones((2, 1))})
+    weights, log_lr = Weights({"w": jnp.asarray(w)}, state), jnp.log(0.1)
+    gradient = x.T @ (x @ w - y) / 3
+    moved_by = gradient if decay is None else decay + gradient
+    example = Example(jnp.asarray(x), jnp.asarray(y), log_lr)
+    for moved in (
+        inner_update({"w": jnp.asarray(gradient)}, weights, log_lr, direction),
+        *(rule(loss, direction).step(weights, example) for rule in (mixed_mode, reverse_over_reverse)),
+        *(one_step(rule(loss, direction))(weights, example) for rule in (mixed_mode, reverse_over_reverse)),
+    ):
+        np.testing.assert_allclose(moved.params["w"], w - 0.1 * moved_by, rtol=1e-12)
+        assert len(jax.tree.leaves(moved.opt_state)) == (decay is not None)
+        for leaf in jax.tree.leaves(moved.opt_state):
+            np.testing.assert_allclose(leaf, moved_by, rtol=1e-12)
 
 
 def test_vmap_over_networks_equals_a_loop():

@@ -173,6 +173,11 @@ def test_local_response_norm_is_its_formula(size):
 # Gates
 
 
+def mean_of_second(x):
+    """[4, n, ...] -> [1, n, 1, ...]: the mean of each example of the candidates of a maximum."""
+    return jnp.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
+
+
 def test_surrogate_of_relu_is_the_derivative_of_a_sigmoid_and_nothing_else_changes(x64):
     (x,) = random_arrays((5, 3))
     width = 0.3
@@ -180,38 +185,39 @@ def test_surrogate_of_relu_is_the_derivative_of_a_sigmoid_and_nothing_else_chang
     np.testing.assert_array_equal(value(x), np.maximum(x, 0))
     first = jax.grad(lambda x: jnp.sum(value(x)))
     np.testing.assert_array_equal(first(x), np.asarray(x) > 0)
-    sharpness = 1 / (width * np.sqrt(np.mean(np.square(x))))
+    sharpness = 1 / (width * np.sqrt(np.mean(np.square(x), axis=1, keepdims=True)))
     share = 1 / (1 + np.exp(-sharpness * np.asarray(x)))
     second = jax.jvp(first, (x,), (jnp.ones_like(x),))[1]
     np.testing.assert_allclose(second, sharpness * share * (1 - share), rtol=1e-10)
 
 
 def test_surrogate_of_the_maximum_is_the_derivative_of_a_softmax_and_nothing_else_changes(x64):
-    (x,) = random_arrays((2, 4, 3))
+    (x,) = random_arrays((4, 2, 3))
     width = 0.3
-    value = partial(gates.max_of_four, width=width)
-    np.testing.assert_array_equal(value(x), np.max(x, axis=1))
+    value = partial(gates.max_of_four, width=width, mean=mean_of_second)
+    np.testing.assert_array_equal(value(x), np.max(x, axis=0))
     first = jax.grad(lambda x: jnp.sum(value(x)))
-    winner = np.asarray(x) == np.max(x, axis=1, keepdims=True)
+    winner = np.asarray(x) == np.max(x, axis=0, keepdims=True)
     np.testing.assert_array_equal(first(x), winner)
-    sharpness = 1 / (width * np.sqrt(np.mean(np.square(x))))
-    share = np.exp(sharpness * np.asarray(x))
-    share /= share.sum(axis=1, keepdims=True)
-    second = jax.jacfwd(first)(x)  # [2, 4, 3, 2, 4, 3]
+    sharpness = 1 / (width * np.sqrt(np.mean(np.square(x), axis=(0, 2))))  # of each of the two examples
+    share = np.exp(sharpness[:, None] * np.asarray(x))
+    share /= share.sum(axis=0)
+    second = jax.jacfwd(first)(x)  # [4, 2, 3, 4, 2, 3]
     expected = np.zeros(second.shape)
     for n in range(2):
         for m in range(3):
-            p = share[n, :, m]
-            expected[n, :, m, n, :, m] = sharpness * (np.diag(p) - np.outer(p, p))
+            p = share[:, n, m]
+            expected[:, n, m, :, n, m] = sharpness[n] * (np.diag(p) - np.outer(p, p))
     np.testing.assert_allclose(second, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("gate", [gates.relu, gates.max_of_four])
+@pytest.mark.parametrize("gate", [gates.relu, partial(gates.max_of_four, mean=mean_of_second)], ids=["relu", "max"])
 def test_width_zero_is_exact_and_zeros_are_harmless(gate):
-    (x,) = random_arrays((2, 4, 3), dtype=np.float32)
+    (x,) = random_arrays((4, 2, 3), dtype=np.float32)
+    tangent = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
 
     def second(x, width):
-        return jax.jvp(jax.grad(lambda x: jnp.sum(gate(x, width))), (x,), (jnp.ones_like(x),))[1]
+        return jax.jvp(jax.grad(lambda x: jnp.sum(gate(x, width))), (x,), (tangent,))[1]
 
     assert np.any(second(x, 0.1))
     np.testing.assert_array_equal(second(x, 0.0), np.zeros_like(x))

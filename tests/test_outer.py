@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,10 +14,11 @@ import pytest
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
-from ddjax.core.outer import DistillState, Problem, make_distiller
+from ddjax.core.outer import DistillState, Layout, Problem, make_distiller, meta_gradient, meta_loss
+from ddjax.devices import make_layout
 
 ROOT = Path(__file__).parents[1]
-S, E, M, D, K, BATCH, NETS = 2, 2, 3, 4, 3, 8, 2
+S, E, M, D, K, BATCH, NETS = 2, 2, 6, 4, 3, 8, 2  # M divides for two devices, and not for four or eight
 DECAY = 0.9
 
 
@@ -80,6 +82,98 @@ def loss_by_hand(distilled, key, dataset, targets):
                 params = jax.tree.map(lambda p, g, e=e, s=s: p - jnp.exp(distilled.log_lrs[e, s]) * g, params, grads)
         total += cross_entropy(params, inputs, labels)
     return total / NETS
+
+
+# Layouts of NETWORKS on one device: what divides, what does not, and everything at once.
+LAYOUTS = {
+    "plain": Layout(),
+    "one by one": Layout(together=1),
+    "two by two": Layout(together=2),
+    "not dividing networks": Layout(together=4),
+    "chunks": Layout(chunk=4),
+    "not dividing chunks": Layout(chunk=3),
+    "remat": Layout(remat=True),
+    "as on a core": Layout(together=1, chunk=2, remat=True),
+}
+NETWORKS = 6
+DIRECTIONS = {"gd": None, "momentum": optax.trace(0.9)}
+
+
+def relative_error(found, expected):
+    """The largest error of an array relative to its norm."""
+
+    def error(a, b):
+        return np.linalg.norm(np.ravel(a - b)) / np.linalg.norm(np.ravel(b))
+
+    return max(jax.tree.leaves(jax.tree.map(error, found, expected)))
+
+
+def make_arguments(networks=NETWORKS):
+    dataset = make_dataset()
+    params_N = jax.vmap(init)(jax.random.split(jax.random.key(1), networks))
+    return params_N, make_start(), (dataset[0][:BATCH], dataset[1][:BATCH])
+
+
+@pytest.fixture(scope="module")
+def gradients_by_definition():
+    """Of `meta_loss`, by direction; inside the first test that asks, so in double precision as that is."""
+    found = {}
+
+    def of(direction):
+        if direction not in found:
+            problem = make_problem(direction=DIRECTIONS[direction], targets=learned_labels)
+            by = jax.jit(jax.value_and_grad(partial(meta_loss, problem), argnums=1))
+            found[direction] = by(*make_arguments())
+        return found[direction]
+
+    return of
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_meta_gradient_is_that_of_the_meta_loss_in_every_layout(x64, gradients_by_definition, direction, layout):
+    problem = make_problem(direction=DIRECTIONS[direction], targets=learned_labels)
+    found = jax.jit(partial(meta_gradient, problem, layout=LAYOUTS[layout]))(*make_arguments())
+    expected = gradients_by_definition(direction)
+    assert all(np.linalg.norm(np.ravel(part)) > 1e-3 for part in jax.tree.leaves(expected))
+    assert relative_error(found, expected) < 1e-12
+
+
+def scans_at_the_top(layout):
+    """Lengths of the loops of `meta_gradient` that are in no other, in order, and the real examples its loss sees."""
+    seen = []
+
+    def outer_loss(params, inputs, targets):
+        seen.append(len(inputs))
+        return losses.of_network(apply)(params, inputs, targets)
+
+    jaxpr = jax.make_jaxpr(partial(meta_gradient, make_problem(outer_loss=outer_loss), layout=layout))(
+        *make_arguments()
+    )
+    return [eqn.params["length"] for eqn in jaxpr.eqns if eqn.primitive.name == "scan"], set(seen)
+
+
+def test_networks_and_chunks_take_turns_as_the_layout_says(x64):
+    """Or all of them are taken at once where they do not divide: the inner loop is then outermost, there and back."""
+    steps, epochs = [S * E] * 2, [E] * 2
+    expected = {
+        "plain": (steps, {BATCH}),
+        "one by one": ([6], {BATCH}),
+        "two by two": ([3], {BATCH}),
+        "not dividing networks": (steps, {BATCH}),
+        "chunks": ([S * E, 2, S * E], {4}),
+        "not dividing chunks": (steps, {BATCH}),
+        "remat": (epochs, {BATCH}),
+        "as on a core": ([6], {2}),
+    }
+    assert {name: scans_at_the_top(layout) for name, layout in LAYOUTS.items()} == expected
+
+
+def test_layout_is_chosen_by_the_backend(monkeypatch):
+    assert make_layout(4, 1024, remat=True) == Layout(None, share_steps=True, together=1, chunk=64, remat=True)
+    assert make_layout(4, 1024) == Layout(None, share_steps=True, together=1, chunk=64)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert make_layout(4, 1024, remat=True) == Layout(remat=True)
 
 
 @pytest.mark.parametrize("targets", [fixed_labels, learned_labels], ids=["fixed", "learned"])
@@ -186,9 +280,10 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
+from functools import partial
 import numpy as np
 from jax.sharding import Mesh
-from ddjax.core.outer import replicated
+from ddjax.core.outer import Layout, meta_gradient, replicated
 from ddjax.devices import make_mesh
 import test_outer as t
 
@@ -196,26 +291,56 @@ report = {"choices": {}, "results": {}}
 for case in json.loads(sys.argv[1]):
     mesh = make_mesh(*case)
     report["choices"][str(case)] = mesh and [list(mesh.axis_names), list(mesh.devices.shape)]
+
+def meshed(nets, count):
+    share = min(nets, count)
+    return Mesh(np.array(jax.devices()[:count]).reshape(share, count // share), ("nets", "batch")) if count else None
+
+# The loss, which notes how many examples it is given: inside shard_map, those of one device.
+def seeing(seen):
+    def loss(params, inputs, targets):
+        seen.add(len(inputs))
+        return t.losses.of_network(t.apply)(params, inputs, targets)
+    return loss
+
+def run(nets, layout):
+    real, synthetic = set(), set()
+    problem = t.make_problem(
+        inner_loss=seeing(synthetic),
+        outer_loss=seeing(real),
+        direction=t.DIRECTIONS[t.DIRECTION_OF[nets]],
+        targets=t.learned_labels,
+    )
+    outer = t.distiller(problem, num_nets=nets, layout=layout)
+    step, state = jax.jit(outer.step, donate_argnums=1), outer.init(t.make_start())
+    key, dataset = jax.device_put((jax.random.key(3), t.make_dataset()), replicated(layout.mesh))
+    for _ in range(2):
+        state, info = step(key, state, dataset)
+    assert state.distilled.images.sharding.is_fully_replicated
+    values = [float(info.loss), *(np.asarray(leaf).ravel().tolist() for leaf in state.distilled)]
+    return {"values": np.hstack(values).tolist(), "real": sorted(real), "synthetic": sorted(synthetic)}
+
 for nets in (4, 1):
-    for count in (0, 1, 2, 4, 8):
-        share = min(nets, count)
-        mesh = count and Mesh(np.array(jax.devices()[:count]).reshape(share, count // share), ("nets", "batch"))
-        mesh = mesh or None
-        seen = []
-        def outer_loss(params, inputs, targets):
-            jax.debug.inspect_array_sharding(inputs, callback=seen.append)
-            return t.losses.of_network(t.apply)(params, inputs, targets)
-        outer = t.distiller(t.make_problem(outer_loss=outer_loss), num_nets=nets, mesh=mesh)
-        step, state = jax.jit(outer.step, donate_argnums=1), outer.init(t.make_start())
-        key, dataset = jax.device_put((jax.random.key(3), t.make_dataset()), replicated(mesh))
-        for _ in range(2):
-            state, info = step(key, state, dataset)
-        assert state.distilled.images.sharding.is_fully_replicated
-        values = [float(info.loss), *(np.asarray(leaf).ravel().tolist() for leaf in state.distilled)]
-        shards = sorted({s.shard_shape((t.BATCH, t.D))[0] for s in seen})
-        report["results"][f"{nets} on {count}"] = {"values": np.hstack(values).tolist(), "shards": shards}
+    report["results"][f"{nets} on 0"] = run(nets, Layout())
+    for count in (1, 2, 4, 8):
+        for share_steps in (False, True):
+            report["results"][f"{nets} on {count}, {share_steps}"] = run(nets, Layout(meshed(nets, count), share_steps))
+    everything = Layout(meshed(nets, 2), share_steps=True, together=1, chunk=2, remat=True)
+    report["results"][f"{nets} on 2, everything"] = run(nets, everything)
+
+problem = t.make_problem(targets=t.learned_labels)
+params_N, distilled, batch = t.make_arguments(4)
+def of_one(params):
+    return meta_gradient(problem, jax.tree.map(lambda leaf: leaf[None], params), distilled, batch)
+mapped = jax.tree.map(lambda x: x.mean(axis=0), jax.pmap(of_one)(params_N))
+on_mesh = jax.jit(partial(meta_gradient, problem, layout=Layout(meshed(4, 8))))(params_N, distilled, batch)
+flat = lambda tree: np.hstack([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).tolist()
+report["pmap"], report["mesh"] = flat(mapped), flat(on_mesh)
 print(json.dumps(report))
 """
+
+# The direction that so many networks train with: both rules of a step meet both branches.
+DIRECTION_OF = {4: "gd", 1: "momentum"}
 
 # (networks, real batch) -> axes of the mesh on eight devices.
 CHOICES = {
@@ -245,17 +370,46 @@ def eight_devices():
     return json.loads(run.stdout)
 
 
+@pytest.mark.parametrize("share_steps", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 @pytest.mark.parametrize("nets", [4, 1])
-def test_results_do_not_depend_on_the_devices(eight_devices, nets, count):
+def test_results_do_not_depend_on_the_devices(eight_devices, nets, count, share_steps):
     results = eight_devices["results"]
-    alone, spread = results[f"{nets} on 0"], results[f"{nets} on {count}"]
+    alone, spread = results[f"{nets} on 0"], results[f"{nets} on {count}, {share_steps}"]
     np.testing.assert_allclose(spread["values"], alone["values"], rtol=1e-9, atol=1e-12)
 
 
-def test_the_real_batch_is_shared_out(eight_devices):
-    shards = {count: eight_devices["results"][f"1 on {count}"]["shards"] for count in (1, 2, 4, 8)}
-    assert shards == {1: [8], 2: [4], 4: [2], 8: [1]}
+@pytest.mark.parametrize("nets", [4, 1])
+def test_results_do_not_depend_on_all_of_the_layout_at_once(eight_devices, nets):
+    alone, spread = (eight_devices["results"][f"{nets} on {how}"] for how in ("0", "2, everything"))
+    np.testing.assert_allclose(spread["values"], alone["values"], rtol=1e-9, atol=1e-12)
+    assert spread["real"] == [2]
+
+
+def test_pmap_over_networks_is_the_same_meta_gradient(eight_devices):
+    """The transformation that `shard_map` replaces: each network on a device of its own, and the mean of what they give."""
+    np.testing.assert_allclose(eight_devices["pmap"], eight_devices["mesh"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("share_steps", [False, True])
+def test_the_real_batch_is_shared_out(eight_devices, share_steps):
+    results = eight_devices["results"]
+    shares = {count: results[f"1 on {count}, {share_steps}"]["real"] for count in (1, 2, 4, 8)}
+    assert shares == {1: [8], 2: [4], 4: [2], 8: [1]}
+    shares = {count: results[f"4 on {count}, {share_steps}"]["real"] for count in (1, 2, 4, 8)}
+    assert shares == {1: [8], 2: [8], 4: [8], 8: [4]}
+
+
+def test_the_examples_of_a_step_are_shared_out_where_they_divide(eight_devices):
+    """Two devices to a network: half of the six each. Four and eight do not divide six, and each has all of them."""
+
+    def shares(nets, share_steps):
+        return {c: eight_devices["results"][f"{nets} on {c}, {share_steps}"]["synthetic"] for c in (1, 2, 4, 8)}
+
+    whole = {count: [M] for count in (1, 2, 4, 8)}
+    assert shares(1, False) == shares(4, False) == whole
+    assert shares(1, True) == {**whole, 2: [M // 2]}
+    assert shares(4, True) == {**whole, 8: [M // 2]}
 
 
 def test_mesh_uses_the_devices_that_divide_networks_and_batch(eight_devices):

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 
 from ddjax.models.gates import relu
-from ddjax.models.layers import Conv, local_response_norm, max_pool_3x3
+from ddjax.models.layers import Conv, Dense, local_response_norm, max_pool_3x3
 
 
 class AlexCifarNet(nn.Module):
@@ -28,5 +28,5 @@ class AlexCifarNet(nn.Module):
         x = max_pool_3x3(local_response_norm(x))
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate((384, 192), start=1):
-            x = relu(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x), self.gate_width)
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="dense3")(x)
+            x = relu(Dense(width, self.kernel_init, name=f"dense{i}")(x), self.gate_width)
+        return Dense(self.num_classes, self.kernel_init, name="dense3")(x)

@@ -1,19 +1,21 @@
-"""Convolution and pooling in the form that each backend runs fastest, second derivatives and `vmap` over weights included.
+"""Convolution, pooling and dense layers in the form that each backend runs fastest, second derivatives and `vmap` included.
 
-XLA turns a convolution whose kernels are batched (`vmap` over networks) into a grouped one, which on a CPU is many times
-slower than the same arithmetic as a matrix product. So on a CPU a convolution here is (patches x kernel), and a convolution
-followed by 2x2 max-pooling is one product that yields the four pooling candidates side by side. Elsewhere both are the
-backend's own. Numbers: benchmarks/.
+On a CPU a convolution is (patches x kernel), and one followed by 2x2 max-pooling is the single product of `planes`, because
+XLA's own convolutions are slow there under `vmap` over weights. Elsewhere both are the backend's own. Numbers: benchmarks/.
 """
 
-import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddjax.models.gates import max_of_four
+from ddjax.models.planes import Planes, from_planes, to_planes
+from ddjax.models.planes import conv_max_pool as planes_conv_max_pool
+from ddjax.models.product import product
+
+Pictures = jax.Array | Planes
 
 
 def _on_cpu() -> bool:
@@ -21,28 +23,69 @@ def _on_cpu() -> bool:
 
 
 class Conv(nn.Module):
-    """Stride-1 convolution with bias: `features` kernels of `size` x `size`, zero `padding` on each side.
+    """Stride-1 convolution with bias: `features` kernels of `size` x `size`, zero `padding` on each side."""
 
-    With `pooled`, max over 2x2 blocks follows, and a monotone activation belongs after it.
+    features: int
+    size: int
+    padding: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        return conv(x, kernel, padding=self.padding) + bias.reshape(1, 1, 1, -1)
+
+
+def arrange(pictures: jax.Array) -> Pictures:
+    """[n, H, W, C] in the layout that `ConvPool` works in on this backend."""
+    return to_planes(pictures) if _on_cpu() else pictures
+
+
+def flatten(x: Pictures) -> jax.Array:
+    """What `ConvPool` returned as [n, H * W * C], whatever the layout."""
+    pictures = from_planes(x) if isinstance(x, Planes) else x
+    return pictures.reshape(len(pictures), -1)
+
+
+class ConvPool(nn.Module):
+    """`Conv`, a monotone activation and max over 2x2 blocks, on pictures from `arrange`.
+
+    `activation(x, mean)` is elementwise and is applied after the maximum, with which it commutes; `mean` is what the
+    surrogate gates want (see `gates.relu`), and `gate_width` that of the maximum.
     """
 
     features: int
     size: int
     padding: int
     kernel_init: nn.initializers.Initializer
-    pooled: bool = False
+    activation: Callable[..., jax.Array]
     gate_width: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+    def __call__(self, x: Pictures) -> Pictures:
+        channels = x.channels if isinstance(x, Planes) else x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        if self.pooled:
-            x = conv_max_pool(x, kernel, padding=self.padding, gate_width=self.gate_width)
-        else:
-            x = conv(x, kernel, padding=self.padding)
-        return x + bias.reshape(1, 1, 1, -1)
+        if isinstance(x, Planes):
+            pooled = planes_conv_max_pool(x, kernel, padding=self.padding, gate_width=self.gate_width)
+            bias = jnp.tile(bias, pooled.block**2).reshape(-1, 1)
+            return pooled.apply(lambda rows: self.activation(rows + bias, mean=pooled.mean_of_example))
+        x = max_pool_2x2(conv(x, kernel, padding=self.padding), gate_width=self.gate_width)
+        return self.activation(x + bias.reshape(1, 1, 1, -1))
+
+
+class Dense(nn.Module):
+    """Dense layer with bias: [n, D] -> [n, features]. As Flax's own, through `product`."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        return product(x, kernel) + bias.reshape(1, -1)
 
 
 def conv(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -55,25 +98,14 @@ def conv(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array
 
 
 def conv_max_pool(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0, gate_width: float = 0.0) -> jax.Array:
-    """`conv`, then max over non-overlapping 2x2 blocks: [n, H, W, C] -> [n, H'/2, W'/2, F] (H', W' even).
+    """`conv`, then max over non-overlapping 2x2 blocks: [n, H, W, C] -> [n, H'/2, W'/2, F].
 
     Bias and any monotone activation commute with the maximum, so callers apply them afterwards, to a quarter of the values.
-    `gate_width` is that of the maximum's surrogate (see `gates`).
+    `gate_width` is that of the maximum's surrogate (see `gates`). Between several of these, `ConvPool` saves the transposes.
     """
-    k, _, _, features = kernel.shape
-    height, width = (size + 2 * padding - k + 1 for size in inputs.shape[1:3])
-    if not _on_cpu():
-        return max_pool_2x2(_native_conv(inputs, kernel, padding), gate_width=gate_width)
-    tile = 2 if height % 4 == width % 4 == 0 else 1
-    patches = _windows(inputs, size=2 * tile + k - 1, stride=2 * tile, padding=padding)
-    n, rows, cols, length = patches.shape
-    # Two dimensions, so that the gradient of the kernel is one matrix product too.
-    candidates = patches.reshape(-1, length) @ _expanded_kernel(kernel, tile)
-    pooled = max_of_four(candidates.reshape(n, rows, cols, 4, tile * tile * features), gate_width)
-    if tile == 1:
-        return pooled
-    pooled = pooled.reshape(n, rows, cols, tile, tile, features).transpose(0, 1, 3, 2, 4, 5)
-    return pooled.reshape(n, rows * tile, cols * tile, features)
+    if _on_cpu():
+        return from_planes(planes_conv_max_pool(to_planes(inputs), kernel, padding=padding, gate_width=gate_width))
+    return max_pool_2x2(_native_conv(inputs, kernel, padding), gate_width=gate_width)
 
 
 def max_pool_2x2(inputs: jax.Array, *, gate_width: float = 0.0) -> jax.Array:
@@ -81,7 +113,13 @@ def max_pool_2x2(inputs: jax.Array, *, gate_width: float = 0.0) -> jax.Array:
     n, height, width, channels = inputs.shape
     rows, cols = height // 2, width // 2
     blocks = inputs[:, : 2 * rows, : 2 * cols].reshape(n, rows, 2, cols, 2, channels)
-    return max_of_four(blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, cols, 4, channels), gate_width)
+    candidates = blocks.transpose(2, 4, 0, 1, 3, 5).reshape(4, n, rows, cols, channels)
+    return max_of_four(candidates, gate_width, _mean_of_second)
+
+
+def _mean_of_second(x: jax.Array) -> jax.Array:
+    """[4, n, ...] -> [1, n, 1, ...]: the mean over each example of the candidates of `max_of_four`."""
+    return jnp.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
 
 
 def max_pool_3x3(inputs: jax.Array) -> jax.Array:
@@ -131,19 +169,3 @@ def _windows(inputs: jax.Array, *, size: int, stride: int, padding: int) -> jax.
     x = jnp.concatenate([x[:, b : b + rows] for b in range(blocks)], axis=2)[:, :, :size]
     x = jnp.concatenate([x[:, :, :, b : b + cols] for b in range(blocks)], axis=4)[..., : size * channels]
     return x.transpose(0, 1, 3, 2, 4).reshape(n, rows, cols, size * size * channels)
-
-
-@functools.cache
-def _placements(k: int, tile: int) -> np.ndarray:
-    """0/1 array [w, 2, tile, k]: does row `a` of a window meet row `i` of the kernel at pool offset p of tile row s?"""
-    w = 2 * tile + k - 1
-    a, p, s, i = np.ogrid[:w, :2, :tile, :k]
-    return (a == 2 * s + p + i).astype(np.float32)
-
-
-def _expanded_kernel(kernel: jax.Array, tile: int) -> jax.Array:
-    """[k, k, C, F] -> [w * w * C, 4 * tile * tile * F]: the kernel at every pool offset of every position of a tile."""
-    k, _, channels, _ = kernel.shape
-    w = 2 * tile + k - 1
-    place = jnp.asarray(_placements(k, tile), kernel.dtype)
-    return jnp.einsum("apsi,bqrj,ijcf->abcpqsrf", place, place, kernel).reshape(w * w * channels, -1)

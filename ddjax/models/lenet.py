@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from ddjax.models.gates import relu
-from ddjax.models.layers import Conv
+from ddjax.models.layers import ConvPool, Dense, arrange, flatten
 
 
 class LeNet(nn.Module):
@@ -27,11 +27,13 @@ class LeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        activation = self.activation or partial(relu, width=self.gate_width)
+        def activation(x: jax.Array, **layout) -> jax.Array:
+            return relu(x, self.gate_width, **layout) if self.activation is None else self.activation(x)
+
         padding = 2 if min(x.shape[1:3]) < 32 else 0
-        x = activation(Conv(6, 5, padding, self.kernel_init, pooled=True, gate_width=self.gate_width, name="conv1")(x))
-        x = activation(Conv(16, 5, 0, self.kernel_init, pooled=True, gate_width=self.gate_width, name="conv2")(x))
-        x = x.reshape(x.shape[0], -1)
+        pooled = partial(ConvPool, kernel_init=self.kernel_init, activation=activation, gate_width=self.gate_width)
+        pictures = pooled(6, 5, padding, name="conv1")(arrange(x))
+        x = flatten(pooled(16, 5, 0, name="conv2")(pictures))
         for i, width in enumerate((120, 84), start=1):
-            x = activation(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x))
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="dense3")(x)
+            x = activation(Dense(width, self.kernel_init, name=f"dense{i}")(x))
+        return Dense(self.num_classes, self.kernel_init, name="dense3")(x)

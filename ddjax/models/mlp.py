@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from ddjax.models.gates import relu
+from ddjax.models.layers import Dense
 
 
 class MLP(nn.Module):
@@ -31,5 +32,5 @@ class MLP(nn.Module):
         activation = self.activation or partial(relu, width=self.gate_width)
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.widths, start=1):
-            x = activation(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{i}")(x))
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name=f"dense{len(self.widths) + 1}")(x)
+            x = activation(Dense(width, self.kernel_init, name=f"dense{i}")(x))
+        return Dense(self.num_classes, self.kernel_init, name=f"dense{len(self.widths) + 1}")(x)

@@ -39,7 +39,7 @@ def from_linen(module: nn.Module, input_shape: tuple[int, ...]) -> Model:
     Raises:
       InputError: the module keeps running state (BatchNorm) or draws random numbers when applied (dropout).
     """
-    example = jnp.zeros((1, *input_shape))
+    example = jnp.zeros((1, *input_shape), jnp.float32)
     try:
         variables = jax.eval_shape(module.init, jax.random.key(0), example)
         state = sorted(set(variables) - {"params"})
