@@ -232,6 +232,8 @@ def make_distiller(
         return jax.lax.with_sharding_constraint(tree, NamedSharding(layout.mesh, PartitionSpec(axis)))
 
     def init(distilled: DistilledData) -> DistillState:
+        # Weak types would come out of the first step strong, and the second be compiled again for that.
+        distilled = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), distilled)
         state = DistillState(jnp.zeros((), jnp.int32), distilled, distilled, optimizer.init(distilled))
         # Copied, because the step donates its state: no buffer may stand in it twice, nor be the caller's.
         return jax.device_put(jax.tree.map(jnp.copy, state), everywhere)
