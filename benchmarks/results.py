@@ -10,16 +10,15 @@ metrics, the summary, and `provenance.json` (command, commit, machine, versions,
 import argparse
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from harness import ROOT, git, machine
+
 KEPT = ("distilled.safetensors", "summary.json", "metrics.jsonl", "images.png", "curve.png", "learning_rates.png")
 
 # A variant of a recipe: what it is called in the page, and the arguments of `ddjax distill`.
@@ -36,19 +35,6 @@ REFERENCES = {
     "cifar10-fixed": "54.0 (paper)",
     "cifar10-random": "36.8 ± 1.2 (paper)",
 }
-
-
-def git(*args: str) -> str:
-    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def run_recipe(name: str) -> None:
