@@ -7,6 +7,7 @@ Each recipe in a process of its own; loading the data and importing ddjax are no
 """
 
 import argparse
+import itertools
 import time
 
 import harness
@@ -29,7 +30,7 @@ def first_two_steps(name: str):
         for _ in range(2):
             step()
             moments.append(time.perf_counter())
-        return [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+        return [later - earlier for earlier, later in itertools.pairwise(moments)]
 
     return run
 
