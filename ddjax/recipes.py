@@ -123,7 +123,7 @@ def get_recipe(name: str) -> Recipe:
 def digits() -> Recipe:
     """Ten images, one gradient-descent step, one fixed LeNet, on scikit-learn's handwritten digits: nothing to download.
 
-    Reaches 92.5 % in 35 s of distilling on a 2-core CPU (80.75 % with --gate-width 0; RESULTS.md).
+    Reaches 94.5 % in half a minute of distilling on a 2-core CPU (84.75 % with --gate-width 0; RESULTS.md).
     """
     return Recipe(
         data="digits", outer_steps=1200, batch_size=256, lr=0.05, lr_log_lrs=0.05, gate_width=0.03, eval_every=100
@@ -155,7 +155,7 @@ def digits_random() -> Recipe:
 def mnist_fixed_1step() -> Recipe:
     """The paper's headline (sec. 4.1): MNIST in ten images and ONE gradient-descent step of one fixed LeNet; paper 93.8 %.
 
-    Reaches 97.11 % in 15 minutes of a busy 2-core CPU (RESULTS.md). The authors took 23 600 steps of batch 1024 at 0.01;
+    Reaches 96.80 % in 5 minutes of a 2-core CPU (RESULTS.md). The authors took 23 600 steps of batch 1024 at 0.01;
     surrogate gates see the cliffs that make this landscape so spiky, so half as many steps of batch 256 do.
     """
     return Recipe(
@@ -167,7 +167,7 @@ def mnist_fixed_1step() -> Recipe:
 def mnist_fixed() -> Recipe:
     """Table 1, MNIST, fixed initialisation: 100 images, 10 steps x 3 epochs, one fixed LeNet; paper 96.6 % (recalled).
 
-    Reaches 98.14 % in 19 minutes of one CPU core (RESULTS.md). Gates are wider than for one step, where narrow ones are
+    Reaches 98.21 % in 11 minutes of a busy 2-core CPU (RESULTS.md). Gates are wider than for one step, where narrow ones are
     better: through 30 steps the products of narrow ones explode. The tight clip tames what spikes are left.
     """
     return Recipe(
