@@ -101,15 +101,16 @@ def outer_step(problem: "Experiment", layout: "Layout") -> tuple[Any, tuple[Any,
     return jax.jit(distiller.step, donate_argnums=1), (key, state, train)
 
 
-def stepper(step: Callable[..., Any], arguments: tuple[Any, Any, Any]) -> Callable[[], None]:
-    """A function that takes the next outer step at each call and waits for it; state and data stay on the devices."""
+def stepper(step: Callable[..., Any], arguments: tuple[Any, Any, Any], *, steps: int = 1) -> Callable[[], None]:
+    """A function that takes the next outer steps at each call and waits for them; state and data stay on the devices."""
     import jax
 
     key, state, train = arguments
     held = [state]
 
     def run() -> None:
-        held[0], info = step(key, held[0], train)
+        for _ in range(steps):
+            held[0], info = step(key, held[0], train)
         jax.block_until_ready((held[0], info))
 
     return run

@@ -6,7 +6,7 @@
 Both sides take the whole step: draw a real batch from uint8 pictures on the device, draw fresh networks, differentiate
 through their training, update images and log learning rates with Adam. float32 on both sides, eager PyTorch with all
 threads on a CPU (TF32 off on a GPU), as the authors' code runs. The pictures are random: nothing is downloaded, and time
-does not depend on them. Each side has a process of its own, as its users have, and they take steps in turn; with
+does not depend on them. Each side has a process of its own, as its users have, and they take turns, of several steps where they are short; with
 `--one-process` they share one (its memory allocator, warmed by both, then serves PyTorch better than a process of its own).
 `--json FILE` writes a list of rows with networks, device, ddjax_ms, torch_ms and ratio. Needs the extra `bench` (PyTorch).
 """
@@ -40,6 +40,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def steps_a_turn(num_nets: int) -> int:
+    """Outer steps that each side takes in a row: in training too one follows the other, and caches are warm."""
+    return max(1, 6 // num_nets)
+
+
 def ddjax_step(args: argparse.Namespace, num_nets: int) -> Callable[[], str]:
     """A function that takes one outer step, waits for it and names the device; state and data stay there."""
     use_all_cores()
@@ -55,7 +60,8 @@ def ddjax_step(args: argparse.Namespace, num_nets: int) -> Callable[[], str]:
         batch_size=args.batch_size,
         precision=args.precision,
     )
-    step = harness.stepper(*harness.outer_step(problem, make_layout(num_nets, args.batch_size)))
+    outer = harness.outer_step(problem, make_layout(num_nets, args.batch_size))
+    step = harness.stepper(*outer, steps=steps_a_turn(num_nets))
 
     def run() -> str:
         step()
@@ -87,7 +93,8 @@ def torch_step(args: argparse.Namespace, num_nets: int) -> Callable[[], str]:
     )
 
     def run() -> str:
-        trainer.step()
+        for _ in range(steps_a_turn(num_nets)):
+            trainer.step()
         if device == "cpu":
             return device
         torch.cuda.synchronize()
@@ -110,7 +117,8 @@ def measure(args: argparse.Namespace, num_nets: int) -> dict[str, object]:
     times = harness.interleave(runs, rounds=args.rounds)
     for run in () if args.one_process else runs.values():
         run.stop()
-    (ours, our_spread), (theirs, their_spread) = (harness.spread(times[name]) for name in runs)
+    steps = steps_a_turn(num_nets)
+    (ours, our_spread), (theirs, their_spread) = (harness.spread([t / steps for t in times[name]]) for name in runs)
     return {
         "networks": num_nets,
         "device": devices[0],
