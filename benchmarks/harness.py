@@ -163,7 +163,7 @@ def _serve(pipe: Any, make: Callable[..., Callable[[], Any]], arguments: tuple[A
     while True:
         try:
             pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the other end is gone
             return
         pipe.send(run())
 

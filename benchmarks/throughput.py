@@ -6,9 +6,10 @@
 Both sides take the whole step: draw a real batch from uint8 pictures on the device, draw fresh networks, differentiate
 through their training, update images and log learning rates with Adam. float32 on both sides, eager PyTorch with all
 threads on a CPU (TF32 off on a GPU), as the authors' code runs. The pictures are random: nothing is downloaded, and time
-does not depend on them. Each side has a process of its own, as its users have, and they take turns, of several steps where they are short; with
-`--one-process` they share one (its memory allocator, warmed by both, then serves PyTorch better than a process of its own).
-`--json FILE` writes a list of rows with networks, device, ddjax_ms, torch_ms and ratio. Needs the extra `bench` (PyTorch).
+does not depend on them. Each side has a process of its own, as its users have, and they take turns, of several steps where
+those are short; with `--one-process` they share one (its memory allocator, warmed by both, then serves PyTorch better than
+a process of its own). `--json FILE` writes a list of rows with networks, device, ddjax_ms, torch_ms and ratio. Needs the
+extra `bench` (PyTorch).
 """
 
 import argparse
