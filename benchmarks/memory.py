@@ -6,9 +6,10 @@
 The rules: `reverse_over_reverse`, plain automatic differentiation, which keeps every step's activations; `mixed_mode`, ours,
 which keeps what each step starts from; `mixed_mode` with `remat`, which keeps that of one epoch and of every epoch's start.
 T = S * E with S fixed. `MB` is what the compiled step asks for beside its arguments and results, on one device with one
-network; the step is compiled and not run, so a busy machine does not change it. `weights/step` is what each step more costs,
-(memory(T) - memory(T before)) / (T - T before), in units of the network's weights. The last lines hold the growth over all T
-against what should be kept: one copy a step, of the weights and of the state that momentum (as large) or Adam (twice) adds.
+network; the step is compiled and not run, unless `--rounds` asks for its time too, so a busy machine does not change it.
+`weights/step` is what each step more costs, (memory(T) - memory(T before)) / (T - T before), in units of the network's
+weights. The last lines hold the growth over all T against what should be kept: one copy a step, of the weights and of the
+state that momentum (as large) or Adam (twice) adds.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, nargs="+", default=[3, 10, 30], help="values of E")
     parser.add_argument("--per-step", type=int, default=10, help="M, images a step")
     parser.add_argument("--batch-size", type=int, default=1024, help="real examples an outer step")
+    parser.add_argument("--rounds", type=int, default=0, help="also time the steps of the shortest T, so often")
     parser.add_argument("--plot", metavar="FILE.png", help="draw memory against T there")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     return parser.parse_args()
@@ -67,16 +69,24 @@ def measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int, float]
     weights = size(params)
     kept = weights + (0 if direction is None else size(jax.eval_shape(direction.init, params)))
     rows: list[dict[str, Any]] = []
+    runs: dict[str, Any] = {}
     for epochs in sorted(set(args.epochs)):
         problem = base._replace(recipe=dataclasses.replace(base.recipe, epochs=epochs))
         for name, (rule, remat) in rules.items():
             one = problem._replace(problem=problem.problem._replace(rule=rule))
             step, arguments = harness.outer_step(one, layout._replace(remat=remat))
-            memory = step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+            compiled = step.lower(*arguments).compile()
+            memory = compiled.memory_analysis().temp_size_in_bytes
+            if epochs == min(args.epochs):
+                runs[name] = harness.stepper(compiled, arguments)
             T = args.steps * epochs
             before = next((row for row in reversed(rows) if row["rule"] == name), None)
             growth = None if before is None else (memory - before["bytes"]) / (T - before["T"]) / weights
             rows.append({"T": T, "rule": name, "bytes": memory, "weights_per_step": growth})
+    if args.rounds:
+        for row, times in zip(rows, harness.interleave(runs, rounds=args.rounds).values(), strict=False):
+            row["ms"], row["spread_ms"] = (round(value, 2) for value in harness.spread(times))
+            print(f"T={row['T']}, {row['rule']}: {row['ms']} ms (± {row['spread_ms']}) an outer step")
     return rows, weights, kept / weights
 
 
