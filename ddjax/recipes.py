@@ -188,7 +188,7 @@ def mnist_fixed() -> Recipe:
 def mnist_random() -> Recipe:
     """Table 1, MNIST, random initialisation: 100 images, 10 steps x 3 epochs, fresh LeNets; paper 79.5 ± 8.1 %.
 
-    Not measured yet with these settings.
+    Reaches 80.1 ± 7.5 % over 200 fresh networks in 13 minutes of a busy 2-core CPU (RESULTS.md).
     """
     return Recipe(
         data="mnist",
