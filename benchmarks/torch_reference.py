@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 
 class Layer(NamedTuple):
@@ -38,11 +38,11 @@ class LeNet:
 
     def __call__(self, weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = weights
-        x = F.max_pool2d(F.relu(F.conv2d(x, w1, b1, padding=self.padding)), 2)
-        x = F.max_pool2d(F.relu(F.conv2d(x, w2, b2)), 2)
-        x = F.relu(F.linear(x.flatten(1), w3, b3))
-        x = F.relu(F.linear(x, w4, b4))
-        return F.linear(x, w5, b5)
+        x = functional.max_pool2d(functional.relu(functional.conv2d(x, w1, b1, padding=self.padding)), 2)
+        x = functional.max_pool2d(functional.relu(functional.conv2d(x, w2, b2)), 2)
+        x = functional.relu(functional.linear(x.flatten(1), w3, b3))
+        x = functional.relu(functional.linear(x, w4, b4))
+        return functional.linear(x, w5, b5)
 
 
 class AlexCifarNet:
@@ -61,15 +61,24 @@ class AlexCifarNet:
 
     def __call__(self, weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = weights
-        x = F.local_response_norm(
-            F.max_pool2d(F.relu(F.conv2d(x, w1, b1, padding=2)), 3, 2, 1), 4, 0.001 / 9.0, 0.75, 1
+        x = functional.local_response_norm(
+            functional.max_pool2d(functional.relu(functional.conv2d(x, w1, b1, padding=2)), 3, 2, 1),
+            4,
+            0.001 / 9.0,
+            0.75,
+            1,
         )
-        x = F.max_pool2d(
-            F.local_response_norm(F.relu(F.conv2d(x, w2, b2, padding=2)), 4, 0.001 / 9.0, 0.75, 1), 3, 2, 1
+        x = functional.max_pool2d(
+            functional.local_response_norm(
+                functional.relu(functional.conv2d(x, w2, b2, padding=2)), 4, 0.001 / 9.0, 0.75, 1
+            ),
+            3,
+            2,
+            1,
         )
-        x = F.relu(F.linear(x.flatten(1), w3, b3))
-        x = F.relu(F.linear(x, w4, b4))
-        return F.linear(x, w5, b5)
+        x = functional.relu(functional.linear(x.flatten(1), w3, b3))
+        x = functional.relu(functional.linear(x, w4, b4))
+        return functional.linear(x, w5, b5)
 
 
 NETWORKS = {"lenet": LeNet, "alexcifar": AlexCifarNet}
@@ -130,11 +139,11 @@ class Reference:
             for e, s in steps:
                 data = images[s].detach().requires_grad_()
                 lr = lrs[e, s].detach().requires_grad_()
-                loss = F.cross_entropy(self.apply(theta, data), labels[s])
+                loss = functional.cross_entropy(self.apply(theta, data), labels[s])
                 (move,) = torch.autograd.grad(loss, theta, lr, create_graph=True)
                 taken.append((theta, data, lr, move))
                 theta = (theta - move).detach().requires_grad_()
-            loss = F.cross_entropy(self.apply(theta, inputs), classes)
+            loss = functional.cross_entropy(self.apply(theta, inputs), classes)
             (cotangent,) = torch.autograd.grad(loss, theta)
             for (e, s), (theta, data, lr, move) in zip(reversed(steps), reversed(taken), strict=True):
                 products = torch.autograd.grad(move, (theta, data, lr), -cotangent)

@@ -84,7 +84,9 @@ def reverse_over_reverse(loss: Loss, direction: optax.GradientTransformation | N
 
     def run(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> Weights:
         if axis is not None:
-            raise NotImplementedError("reverse_over_reverse runs each step whole: no axis")
+            raise ValueError(
+                "reverse_over_reverse takes no axis: share the examples of a step under the rule mixed_mode"
+            )
         order = _order(data, log_lrs_T, first)
         return jax.lax.scan(lambda w, x: (step(w, _example(data, *x)), None), weights, (order, log_lrs_T))[0]
 
