@@ -62,48 +62,61 @@ def score(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000)
 
 
 def trained_scores(
-    problem: Problem, key: jax.Array, distilled: DistilledData, split: Split
+    problem: Problem, params: Params, distilled: DistilledData, split: Split
 ) -> tuple[jax.Array, jax.Array]:
-    """Accuracy and loss of one network from `problem.init`, before and after each epoch on `distilled`: two [E + 1]."""
-    params = problem.init(key)
+    """Accuracy and loss of one network that starts from `params`, before and after each epoch on `distilled`: two [E + 1]."""
     after_epochs = trajectory(problem.inner_loss, params, distilled, **problem.unroll_options)
     points = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), params, after_epochs)
     return jax.lax.map(lambda p: score(problem.apply, p, split), points)
 
 
 def evaluate(
-    key: jax.Array, problem: Problem, distilled: DistilledData, split: Split, *, num_nets: int, chunk: int = 8
+    key: jax.Array,
+    problem: Problem,
+    distilled: DistilledData,
+    split: Split,
+    *,
+    num_nets: int,
+    params_N: Params | None = None,
+    chunk: int = 8,
 ) -> Evaluation:
     """Trains `num_nets` networks on the distilled data and scores them on `split`.
 
     Args:
-      key: network j starts from `problem.init(fold_in(key, j))`.
+      key: network j starts from `problem.init(fold_in(key, j))`, where `params_N` does not say otherwise.
       problem: see `core.outer.Problem`.
       distilled: one distilled data set for all, or one a network (leaves with a leading axis `num_nets`).
       split: real data.
       num_nets: how many; one is enough where the initialisation is fixed.
+      params_N: networks to start from instead, leaves [P, ...]: network j is number j mod P of them.
       chunk: networks trained side by side; bounds the memory.
     """
     distilled = jax.device_get(distilled)
     one_each = distilled.log_lrs.ndim == 3
-    in_axes = (0, 0 if one_each else None, None)
-    scores = jax.jit(jax.vmap(lambda k, d, s: trained_scores(problem, k, d, s), in_axes=in_axes))
-    keys = jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(num_nets))
+
+    def one_network(j: jax.Array, distilled: DistilledData, params_N: Params | None, split: Split):
+        if params_N is None:
+            start = problem.init(jax.random.fold_in(key, j))
+        else:
+            start = jax.tree.map(lambda leaf: leaf[j % len(leaf)], params_N)
+        return trained_scores(problem, start, distilled, split)
+
+    scores = jax.jit(jax.vmap(one_network, in_axes=(0, 0 if one_each else None, None, None)))
     results = []
     for rows in _chunks(num_nets, min(chunk, num_nets)):
         members = jax.tree.map(operator.itemgetter(rows), distilled) if one_each else distilled
-        results.append(jax.device_get(scores(_spread(keys[rows]), members, split)))
+        results.append(jax.device_get(scores(_spread(jnp.asarray(rows)), members, params_N, split)))
     accuracy, loss = (np.concatenate(parts)[:num_nets] for parts in zip(*results, strict=True))
     epochs, steps = distilled.log_lrs.shape[-2:]
     return Evaluation(tuple(range(0, (epochs + 1) * steps, steps)), 100.0 * accuracy.astype(np.float64), loss)
 
 
-def _spread(keys: jax.Array) -> jax.Array:
-    """Puts one share of the networks' keys on each device, and so the networks, where they divide evenly."""
+def _spread(numbers: jax.Array) -> jax.Array:
+    """Puts one share of the networks' numbers on each device, and so the networks, where they divide evenly."""
     devices = jax.devices()
-    if len(keys) % len(devices):
-        return keys
-    return jax.device_put(keys, NamedSharding(Mesh(np.array(devices), ("nets",)), PartitionSpec("nets")))
+    if len(numbers) % len(devices):
+        return numbers
+    return jax.device_put(numbers, NamedSharding(Mesh(np.array(devices), ("nets",)), PartitionSpec("nets")))
 
 
 def _chunks(count: int, size: int) -> Iterator[np.ndarray]:
