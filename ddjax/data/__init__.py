@@ -9,6 +9,7 @@ from ddjax.data.dataset import (
     hold_out,
     normalise,
 )
+from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.sources import DATASETS, load_dataset, prepare
 
 __all__ = [
@@ -16,10 +17,12 @@ __all__ = [
     "Dataset",
     "MissingDataError",
     "Split",
+    "as_pictures",
     "denormalise",
     "draw_batch",
     "hold_out",
     "load_dataset",
     "normalise",
+    "parse_shape",
     "prepare",
 ]

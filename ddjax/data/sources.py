@@ -13,26 +13,30 @@ from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.dataset import Dataset, pixel_statistics, stratified_part
 from ddjax.data.download import download_and_prepare
 from ddjax.data.npz import load_npz
+from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.prepared import data_root, find_prepared, load_prepared
 from ddjax.errors import InputError
 
 
-def load_dataset(name: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+def load_dataset(
+    name: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, pictures: str = ""
+) -> Dataset:
     """Loads a data set into memory.
 
     Args:
       name: one of `DATASETS`, or the path of an .npz file (see `ddjax.data.npz.load_npz` for its arrays).
       data_dir: the folder of sets prepared by tensorflow-datasets; by default $TFDS_DATA_DIR, else
         ~/tensorflow_datasets. `digits` and .npz files do not use it.
+      pictures: the shape to bring all pictures to, such as "32x32x3" (see `as_pictures`); "" leaves them as they are.
 
     Raises:
       MissingDataError: the set is not prepared there, or there is no such file.
-      InputError: an unknown name, or data that is damaged or inconsistent.
+      InputError: an unknown name, data that is damaged or inconsistent, no shape, or examples that are not pictures.
     """
     name = os.fspath(name)
-    if name.endswith(".npz"):
-        return load_npz(Path(name).expanduser())
-    return _LOADERS[_known(name)](data_dir=data_dir)
+    shape = parse_shape(pictures) if pictures else None
+    dataset = load_npz(Path(name).expanduser()) if name.endswith(".npz") else _LOADERS[_known(name)](data_dir=data_dir)
+    return dataset if shape is None else as_pictures(dataset, shape)
 
 
 def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str:
