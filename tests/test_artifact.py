@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 import ddjax
-from ddjax import artifact
+from ddjax import artifact, tensorfile
 from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
 
@@ -205,7 +205,7 @@ def rewrite(path, header=None, **changes):
         if value is not None:
             tensors[name] = value.astype(np.float32) if value.dtype == np.float64 else value
     if header is None:
-        header = json.dumps({"format_version": artifact.FORMAT_VERSION})
+        header = json.dumps({"format_version": tensorfile.FORMAT_VERSION})
     safetensors.numpy.save_file(tensors, path, metadata={"ddjax": header})
 
 

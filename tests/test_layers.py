@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Lowest first; a module may import from its own layer and from lower ones.
 LAYERS = (
     ("errors", "recipes"),
-    ("core",),
+    ("core", "tensorfile"),
     ("models", "data"),
     ("evaluate", "baselines", "artifact", "devices"),
     ("run", "experiment", "replay", "report", "plots"),
