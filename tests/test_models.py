@@ -151,6 +151,9 @@ def test_pooling_equals_the_native_one(x64, shape):
     inputs = inputs - 5.0  # all below zero, where padding with zeros would win
     assert_same_derivatives(layers.max_pool_2x2, partial(native_pool, size=2, stride=2, padding=0), inputs)
     assert_same_derivatives(layers.max_pool_3x3, partial(native_pool, size=3, stride=2, padding=1), inputs)
+    if shape[1] >= 3:
+        ours = partial(layers.max_pool_3x3, padding=0)
+        assert_same_derivatives(ours, partial(native_pool, size=3, stride=2, padding=0), inputs)
 
 
 @pytest.mark.parametrize("size", [4, 5])
@@ -242,6 +245,8 @@ def count(params):
         ("lenet", (28, 28, 1), 400, 61706),
         ("lenet", (32, 32, 3), 400, 62006),
         ("alexcifar", (32, 32, 3), 4096, 1756426),
+        ("alexnet", (224, 224, 3), 9216, 57044810),
+        ("alexnet", (63, 66, 3), 256, 20344650),
         ("mlp", (28, 28, 1), 784, 101770),
         ("linear", (3, 5), 15, 160),
     ],
@@ -264,6 +269,16 @@ def test_weights_have_the_shapes_of_the_paper(name, input_shape, features, total
             "dense2": (384, 192),
             "dense3": (192, 10),
         },
+        "alexnet": {
+            "conv1": (11, 11, channels, 64),
+            "conv2": (5, 5, 64, 192),
+            "conv3": (3, 3, 192, 384),
+            "conv4": (3, 3, 384, 256),
+            "conv5": (3, 3, 256, 256),
+            "dense1": (features, 4096),
+            "dense2": (4096, 4096),
+            "dense3": (4096, 10),
+        },
         "mlp": {"dense1": (features, 128), "dense2": (128, 10)},
         "linear": {"dense1": (features, 10)},
     }
@@ -275,7 +290,7 @@ def test_weights_have_the_shapes_of_the_paper(name, input_shape, features, total
 
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_are_float32_in_double_precision_too(x64, name):
-    leaves = jax.tree.leaves(jax.eval_shape(build_model(name, (12, 12, 1), 10).init, jax.random.key(0)))
+    leaves = jax.tree.leaves(jax.eval_shape(build_model(name, (64, 64, 1), 10).init, jax.random.key(0)))
     assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
 
 
@@ -344,10 +359,11 @@ def test_logits_equal_those_of_native_operations(name, shape, by_hand):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("lennet", (28, 28, 1), 10), {}, "unknown model 'lennet': choose one of lenet, alexcifar, mlp, linear"),
+        (("lennet", (28, 28, 1), 10), {}, "unknown model 'lennet': choose one of lenet, alexcifar, alexnet, mlp"),
         (("mlp", (4,), 10), {"weights": "zero"}, "unknown weight initialisation 'zero': choose one of xavier, he"),
         (("lenet", (11, 12, 1), 10), {}, "at least 12x12, but the examples have shape [11, 12, 1]"),
         (("alexcifar", (32, 7, 3), 10), {}, "at least 8x8, but the examples have shape [32, 7, 3]"),
+        (("alexnet", (62, 80, 3), 10), {}, "at least 63x63, but the examples have shape [62, 80, 3]"),
         (("lenet", (64,), 10), {}, "but the examples have shape [64]"),
     ],
 )

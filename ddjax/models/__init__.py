@@ -6,16 +6,30 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from ddjax.errors import InputError
-from ddjax.models.alexnet import AlexCifarNet
+from ddjax.models.alexnet import AlexCifarNet, AlexNet
+from ddjax.models.imagenet import load_imagenet_alexnet
 from ddjax.models.lenet import LeNet
 from ddjax.models.mlp import MLP
 from ddjax.models.model import Model, from_linen, from_nnx
 
-__all__ = ["MLP", "MODELS", "WEIGHT_INITS", "AlexCifarNet", "LeNet", "Model", "build_model", "from_linen", "from_nnx"]
+__all__ = [
+    "MLP",
+    "MODELS",
+    "WEIGHT_INITS",
+    "AlexCifarNet",
+    "AlexNet",
+    "LeNet",
+    "Model",
+    "build_model",
+    "from_linen",
+    "from_nnx",
+    "load_imagenet_alexnet",
+]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
     "alexcifar": AlexCifarNet,
+    "alexnet": AlexNet,
     "mlp": MLP,
     "linear": functools.partial(MLP, widths=()),
 }
@@ -26,7 +40,7 @@ WEIGHT_INITS = {
     "he": nn.initializers.he_normal(),
 }
 
-_SMALLEST_PICTURE = {"lenet": 12, "alexcifar": 8}
+_SMALLEST_PICTURE = {"lenet": 12, "alexcifar": 8, "alexnet": 63}
 
 
 def build_model(

@@ -122,13 +122,17 @@ def _mean_of_second(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
 
 
-def max_pool_3x3(inputs: jax.Array) -> jax.Array:
-    """Max over 3x3 windows at stride 2 with padding 1: [n, H, W, C] -> [n, ceil(H/2), ceil(W/2), C]."""
+def max_pool_3x3(inputs: jax.Array, *, padding: int = 1) -> jax.Array:
+    """Max over 3x3 windows at stride 2: [n, H, W, C] -> [n, H', W', C], H' being (H + 2 * padding - 1) // 2.
+
+    A last row or column that no whole window reaches is dropped; `padding` is 0 or 1 and never wins.
+    """
     low = jnp.finfo(inputs.dtype).min
     n, height, width, channels = inputs.shape
-    rows, cols = -(-height // 2), -(-width // 2)
-    # One row and column of padding before, enough after to make whole pairs: window r covers rows 2r, 2r+1 and 2r+2.
-    x = jnp.pad(inputs, ((0, 0), (1, 2 * rows + 1 - height), (1, 2 * cols + 1 - width), (0, 0)), constant_values=low)
+    rows, cols = ((length + 2 * padding - 1) // 2 for length in (height, width))
+    # Enough after the last row and column to make whole pairs: window r covers rows 2r, 2r+1 and 2r+2.
+    before_after = [(padding, 2 * out + 2 - padding - size) for out, size in ((rows, height), (cols, width))]
+    x = jnp.pad(inputs, ((0, 0), *before_after, (0, 0)), constant_values=low)
     x = x.reshape(n, rows + 1, 2, cols + 1, 2, channels)
     x = jnp.maximum(jnp.maximum(x[:, :rows, 0], x[:, :rows, 1]), x[:, 1:, 0])
     return jnp.maximum(jnp.maximum(x[:, :, :cols, 0], x[:, :, :cols, 1]), x[:, :, 1:, 0])
