@@ -1,26 +1,156 @@
-"""What distilled data are measured against: real images with the same budget, and training on all the data."""
+"""What distilled data are measured against: real images with the same budget, nearest neighbours, all the training data.
 
-from typing import NamedTuple
+The baselines of Dataset Distillation (arXiv 1811.10959, sec. 4, Tables 1 and 2). Everything that is chosen is chosen on
+training data, the learning rate and the neighbours on the part of them that is held out; the test set is only scored.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from sklearn.cluster import KMeans
+from sklearn.neighbors import KNeighborsClassifier
 
 from ddjax.core.distilled import DistilledData
+from ddjax.core.losses import Params
 from ddjax.core.outer import Problem
 from ddjax.data import Split, draw_batch, normalise
+from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation, evaluate, score
 
-# Fixed learning rates tried for a baseline; the best on held-out training data is used (paper, sec. 4).
+# Fixed learning rates tried for a baseline, beside those that the distilled data learned.
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+LEARNED = "learned"
+NEIGHBOURS, METRICS = (1, 3), ("l1", "l2")
+# Whatever is chosen is chosen by this many networks or sets on this many examples: a ranking needs no more.
+_FEW_NETS, _FEW_EXAMPLES = 8, 1000
 
 
 class Baseline(NamedTuple):
-    """A baseline's scores on the test set, and the learning rate chosen for it on held-out training data."""
+    """A baseline that trains networks.
+
+    Attributes:
+      evaluation: scores on the test set, one network a row.
+      learning_rate: what was chosen on held-out training data: a fixed rate, or "learned", those of the distilled data.
+    """
 
     evaluation: Evaluation
-    learning_rate: float
+    learning_rate: float | str
+
+    def summary(self) -> dict[str, float | int | str]:
+        """As `Scores.summary`; `num_nets` counts networks."""
+        rate = self.learning_rate
+        chosen = "learned rates" if rate == LEARNED else f"rate {rate:g}"
+        return Scores(self.evaluation.accuracy[:, -1], chosen).summary()
+
+
+class Scores(NamedTuple):
+    """A baseline of which only accuracies are known.
+
+    Attributes:
+      accuracy: float64 [R], percent of the test examples, one for each set of images or network.
+      chosen: the setting that was chosen, in words.
+    """
+
+    accuracy: np.ndarray
+    chosen: str
+
+    def summary(self) -> dict[str, float | int | str]:
+        """Mean and standard deviation of the accuracy in percent, over how many sets or networks, and what was chosen."""
+        return {
+            "accuracy_mean": float(self.accuracy.mean()),
+            "accuracy_std": float(self.accuracy.std()),
+            "num_nets": len(self.accuracy),
+            "chosen": self.chosen,
+        }
+
+
+def random_sets(key: jax.Array, like: DistilledData, train: Split, num_sets: int) -> np.ndarray:
+    """Sets of random training images, each image of the class that `like` has in its place.
+
+    A set repeats an image only where its class has fewer than are wanted.
+
+    Args:
+      key: draws the images.
+      like: its labels [S, M, K] give the class of every place, by their maximum; in any arrangement.
+      train: training examples.
+      num_sets: R.
+
+    Returns:
+      float32 [R, S, M, ...], normalised.
+
+    Raises:
+      InputError: a class has no training example.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    rows = np.empty((num_sets, *np.shape(like.labels)[:2]), np.int64)
+    for members, places in _classes(like, train):
+        for own_rows in rows:
+            own_rows[places] = rng.choice(members, places.sum(), replace=places.sum() > len(members))
+    return _normalised(train, rows.reshape(-1)).reshape(num_sets, *like.images.shape)
+
+
+def kmeans_sets(
+    key: jax.Array, like: DistilledData, train: Split, num_sets: int = 1, *, most: int = 2000
+) -> np.ndarray:
+    """Sets of k-means centres: a class has as many centres as `like` has places for it, and each fills one.
+
+    A class that has no more distinct images than places gives those images, repeated. Arguments, returns and errors as for
+    `random_sets`, and `most`: training images of a class that are clustered, drawn afresh for each set.
+    """
+    images = np.empty((num_sets, *like.images.shape), np.float32)
+    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    for members, places in _classes(like, train):
+        for own_images in images:
+            rows = rng.permutation(members)[:most]
+            points, count = _normalised(train, rows).reshape(len(rows), -1), int(places.sum())
+            centres = np.unique(points, axis=0)
+            if len(centres) > count:
+                seed = int(rng.integers(2**32))
+                centres = KMeans(count, n_init=1, random_state=seed).fit(points).cluster_centers_
+            own_images[places] = np.resize(centres, (count, *images.shape[3:]))
+    return images
+
+
+def mean_sets(like: DistilledData, train: Split) -> np.ndarray:
+    """One set with the mean training image of its class in every place. Returns and errors as for `random_sets`, R = 1."""
+    images = np.empty((1, *like.images.shape), np.float32)
+    for members, places in _classes(like, train):
+        images[0][places] = _normalised(train, members).mean(axis=0)
+    return images
+
+
+def train_on(
+    key: jax.Array,
+    problem: Problem,
+    like: DistilledData,
+    sets: np.ndarray,
+    valid: Split,
+    test: Split,
+    *,
+    num_nets: int = 20,
+    params_N: Params | None = None,
+    rate: float | str | None = None,
+) -> Baseline:
+    """Networks trained on sets of images in the steps and epochs of the distilled data, network j on set j modulo R.
+
+    Args:
+      key: draws the networks, other ones for the choice than for the test.
+      problem: its `init` and `direction` are used; its targets must be fixed, i.e. probabilities.
+      like: the distilled data: S, M, E, the class of every place [S, M, K], and the learned rates, which are tried too.
+      sets: float32 [R, S, M, ...], normalised, as from `random_sets`.
+      valid, test: the learning rate is chosen on `valid`; scores are from `test`.
+      num_nets: networks at the test.
+      params_N: networks to start from at the test, as for `evaluate`; the choice is made with draws of `problem.init`.
+      rate: the learning rate or "learned", where it has been chosen before.
+    """
+    choice_key, test_key = jax.random.split(key)
+    rate = _choose_rate(choice_key, problem, like, sets, valid, num_nets) if rate is None else rate
+    data = _with_rates(like, sets, [rate], num_nets)
+    return Baseline(evaluate(test_key, problem, data, test, num_nets=num_nets, params_N=params_N), rate)
 
 
 def random_real(
@@ -32,57 +162,105 @@ def random_real(
     test: Split,
     *,
     num_sets: int = 20,
+    params_N: Params | None = None,
 ) -> Baseline:
-    """The same number of gradient-descent steps on random real images, as many a class as the distilled data have.
+    """Networks trained on random images of `train`, each on a set of its own: `train_on` with `num_sets` `random_sets`."""
+    images_key, key = jax.random.split(key)
+    sets = random_sets(images_key, like, train, num_sets)
+    return train_on(key, problem, like, sets, valid, test, num_nets=num_sets, params_N=params_N)
+
+
+def optimised_real(
+    key: jax.Array,
+    problem: Problem,
+    like: DistilledData,
+    train: Split,
+    valid: Split,
+    test: Split,
+    *,
+    num_sets: int = 50,
+    nets_per_set: int = 4,
+    **options: Any,
+) -> Baseline:
+    """`train_on` with the best fifth of `num_sets` random sets: those from which training networks learn most.
 
     Args:
-      key: draws the images and the networks; each set trains a network of its own.
-      problem: its `init` and `direction` are used; its targets must be fixed, i.e. probabilities.
-      like: gives S, M, E and the labels [S, M, K]; M must hold each class equally often, class by class.
-      train, valid, test: images are drawn from `train`, the learning rate is chosen on `valid`, scores are from `test`.
-      num_sets: random sets of images.
+      num_sets: random sets to choose from, by the mean accuracy on training images of networks trained on each, with the
+        rate that is best for such sets.
+      nets_per_set: draws of `problem.init` that rank the sets, the same for each.
+      options: `num_nets` and `params_N`; these and the rest as for `train_on`.
     """
-    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
-    classes = np.argmax(like.labels, axis=-1)  # [S, M]
-    labels = np.asarray(train.labels)
-    members = [np.flatnonzero(labels == c) for c in range(like.labels.shape[-1])]
-    rows = np.stack([[[rng.choice(members[c]) for c in step] for step in classes] for _ in range(num_sets)])
-    images_RSM = normalise(train.inputs[rows.reshape(-1)], train.mean, train.std).reshape(num_sets, *like.images.shape)
-
-    def sets(lr: float, count: int) -> DistilledData:
-        return DistilledData(
-            images_RSM[:count],
-            jnp.broadcast_to(jax.nn.one_hot(classes, like.labels.shape[-1]), (count, *like.labels.shape)),
-            jnp.full((count, *like.log_lrs.shape), jnp.log(lr)),
-        )
-
-    few = min(4, num_sets)
-    grid = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(sets(lr, few) for lr in LEARNING_RATES))
-    tried = evaluate(key, problem, grid, valid, num_nets=few * len(LEARNING_RATES), chunk=2 * few)
-    best = int(np.argmax(tried.accuracy[:, -1].reshape(len(LEARNING_RATES), few).mean(axis=1)))
-    lr = LEARNING_RATES[best]
-    return Baseline(evaluate(key, problem, sets(lr, num_sets), test, num_nets=num_sets), lr)
+    images_key, rate_key, nets_key, key = jax.random.split(key, 4)
+    sets, count = random_sets(images_key, like, train, num_sets), num_sets * nets_per_set
+    rate = _choose_rate(rate_key, problem, like, sets, valid, num_sets)
+    nets, data = _draws(nets_key, problem, nets_per_set), _with_rates(like, sets, [rate], num_sets, nets_per_set)
+    ranked = evaluate(nets_key, problem, data, _few(train), num_nets=count, params_N=nets)
+    best = np.argsort(-_row_means(ranked, num_sets))[: max(1, num_sets // 5)]
+    return train_on(key, problem, like, sets[best], valid, test, rate=rate, **options)
 
 
-def all_data(
+def kmeans(
+    key: jax.Array, problem: Problem, like: DistilledData, train: Split, valid: Split, test: Split, **options: Any
+) -> Baseline:
+    """`train_on` with one set of `kmeans_sets`; options: `num_nets` and `params_N`."""
+    images_key, key = jax.random.split(key)
+    return train_on(key, problem, like, kmeans_sets(images_key, like, train), valid, test, **options)
+
+
+def class_average(
+    key: jax.Array, problem: Problem, like: DistilledData, train: Split, valid: Split, test: Split, **options: Any
+) -> Baseline:
+    """`train_on` with the set of `mean_sets`; options: `num_nets` and `params_N`."""
+    return train_on(key, problem, like, mean_sets(like, train), valid, test, **options)
+
+
+def knn(like: DistilledData, sets: np.ndarray, valid: Split, test: Split) -> Scores:
+    """Nearest neighbours among the images of a set, without a network: 1 or 3 of them, by l1 or l2 distance.
+
+    Args:
+      like: its labels [S, M, K] give the class of every place.
+      sets: float32 [R, S, M, ...], normalised, as from `random_sets` or `kmeans_sets`; each is scored by itself.
+      valid, test: neighbours and distance are chosen on `valid`, by a few of the sets; scores are from `test`.
+    """
+    classes = _class_of_place(like).reshape(-1)
+
+    def percent(split: Split, sets: np.ndarray, count: int, metric: str) -> np.ndarray:
+        points, labels = _normalised(split).reshape(len(split.labels), -1), np.asarray(split.labels)
+        voters = KNeighborsClassifier(count, metric=metric, algorithm="brute")
+        hits = [voters.fit(s.reshape(len(classes), -1), classes).predict(points) == labels for s in sets]
+        return 100 * np.mean(hits, axis=1)
+
+    settings = [(count, metric) for count in NEIGHBOURS if count <= len(classes) for metric in METRICS]
+    few = _few(valid)
+    count, metric = max(settings, key=lambda setting: percent(few, sets[:_FEW_NETS], *setting).mean())
+    return Scores(percent(test, sets, count, metric), f"{count} neighbour{'s' * (count > 1)}, {metric}")
+
+
+def full_data(
     key: jax.Array,
     problem: Problem,
     train: Split,
     test: Split,
     *,
+    num_nets: int = 1,
+    params_N: Params | None = None,
     steps: int = 2000,
     batch_size: int = 128,
     lr: float = 2e-3,
-) -> tuple[float, int]:
-    """Ordinary training on all the training data: Adam with cosine decay from `problem.init`.
+) -> Scores:
+    """Ordinary training on all the training data: Adam with cosine decay.
 
-    Returns the accuracy on `test` in percent and the number of steps taken.
+    Args:
+      key: network j draws its start and its batches with fold_in(key, j).
+      problem: its `apply`, `inner_loss` and `init` are used.
+      num_nets, params_N: how many networks, and what they start from if not from `problem.init`, as for `evaluate`.
+      steps, batch_size, lr: updates, examples an update, and the rate that decays to zero.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
     num_classes = int(jax.eval_shape(problem.apply, problem.init(key), train.inputs[:1].astype(jnp.float32)).shape[-1])
 
     @jax.jit
-    def fit(key, train, test):
+    def fit(key, params, train, test):
         def step(carry, step_key):
             params, opt_state = carry
             inputs, labels = draw_batch(step_key, train, batch_size)
@@ -90,8 +268,87 @@ def all_data(
             updates, opt_state = optimizer.update(grads, opt_state)
             return (optax.apply_updates(params, updates), opt_state), None
 
-        params = problem.init(key)
         (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))
         return score(problem.apply, params, test)[0]
 
-    return 100.0 * float(fit(key, train, test)), steps
+    def accuracy(j: int) -> float:
+        start_key, key_j = jax.random.split(jax.random.fold_in(key, j))
+        start = problem.init(start_key) if params_N is None else jax.tree.map(lambda p: p[j % len(p)], params_N)
+        return 100.0 * float(fit(key_j, start, train, test))
+
+    return Scores(np.array([accuracy(j) for j in range(num_nets)]), f"Adam, {steps} steps of {batch_size}")
+
+
+def all_data(
+    key: jax.Array, problem: Problem, train: Split, test: Split, *, steps: int = 2000, **options: Any
+) -> tuple[float, int]:
+    """The mean accuracy of `full_data` in percent, and its number of steps."""
+    return float(full_data(key, problem, train, test, steps=steps, **options).accuracy.mean()), steps
+
+
+def _class_of_place(like: DistilledData) -> np.ndarray:
+    return np.argmax(np.asarray(like.labels), axis=-1)
+
+
+def _classes(like: DistilledData, train: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each class of `like`: the rows of `train` that are of it, [n] integers, and its places in a set, [S, M] booleans."""
+    if like.images.shape[2:] != train.inputs.shape[1:]:
+        raise InputError(
+            f"the distilled data have inputs of shape {list(like.images.shape[2:])} and the training data of "
+            f"{list(train.inputs.shape[1:])}: give the data set that they were distilled from"
+        )
+    classes_SM, labels = _class_of_place(like), np.asarray(train.labels)
+    for label in np.unique(classes_SM):
+        members = np.flatnonzero(labels == label)
+        if not len(members):
+            raise InputError(
+                f"the distilled data have class {label}, of which there is no training example: add some, or give the "
+                "data set that they were distilled from"
+            )
+        yield members, classes_SM == label
+
+
+def _normalised(split: Split, rows: Any = slice(None)) -> np.ndarray:
+    return normalise(*map(np.asarray, (split.inputs[rows], split.mean, split.std)))
+
+
+def _few(split: Split) -> Split:
+    """Some of a split, always the same: drawn, as it may be in the order of its classes."""
+    size = len(split.labels)
+    rows = np.random.default_rng(0).permutation(size)[:_FEW_EXAMPLES]
+    return split._replace(inputs=split.inputs[rows], labels=split.labels[rows])
+
+
+def _draws(key: jax.Array, problem: Problem, count: int) -> Params:
+    """Networks to start from, leaves [count, ...]."""
+    return jax.jit(jax.vmap(problem.init))(jax.random.split(key, count))
+
+
+def _with_rates(
+    like: DistilledData, sets: np.ndarray, rates: Sequence[float | str], count: int, times: int = 1
+) -> DistilledData:
+    """Distilled data for one network each, in the order of the grid rates x count x times; number i has set i modulo R."""
+    images = np.repeat(sets[np.arange(count) % len(sets)], times, axis=0)
+    labels = np.eye(like.labels.shape[-1], dtype=np.float32)[_class_of_place(like)]
+    log_lrs = [like.log_lrs if r == LEARNED else np.full(like.log_lrs.shape, np.log(r), np.float32) for r in rates]
+    data: Any = (
+        np.concatenate([images] * len(rates)),
+        np.broadcast_to(labels, (len(rates) * len(images), *labels.shape)),
+        np.repeat(log_lrs, len(images), axis=0),
+    )
+    return DistilledData(*data)
+
+
+def _row_means(evaluation: Evaluation, rows: int) -> np.ndarray:
+    """Mean accuracy at the end of networks that were laid out row by row: [rows]."""
+    return evaluation.accuracy[:, -1].reshape(rows, -1).mean(axis=1)
+
+
+def _choose_rate(
+    key: jax.Array, problem: Problem, like: DistilledData, sets: np.ndarray, valid: Split, num_nets: int
+) -> float | str:
+    """The rate, fixed or learned, that does best on held-out data; the same few sets and networks try them all."""
+    count, rates = min(num_nets, _FEW_NETS), (*LEARNING_RATES, LEARNED)
+    data, nets = _with_rates(like, sets, rates, count), _draws(key, problem, count)
+    tried = evaluate(key, problem, data, _few(valid), num_nets=len(rates) * count, params_N=nets)
+    return rates[int(np.argmax(_row_means(tried, len(rates))))]

@@ -1,4 +1,4 @@
-"""ddjax.evaluate and ddjax.baselines: scores against NumPy, points, chunks; real images with the same budget; all the data."""
+"""ddjax.evaluate: scores against NumPy, points, chunks, data of one's own, a fixed network."""
 
 from functools import partial
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import baselines
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData
 from ddjax.core.outer import Problem
@@ -127,74 +126,3 @@ def test_a_fixed_network_is_the_one_that_is_trained():
     for row in (0, 1):
         np.testing.assert_allclose(found.accuracy[row], expected[0], rtol=1e-5)
     assert found.summary()["accuracy_std"] == 0
-
-
-# Baselines
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The arguments of every evaluation that a baseline asks for."""
-    noted = []
-
-    def spy(key, problem, distilled, split, **options):
-        result = evaluate(key, problem, distilled, split, **options)
-        noted.append((distilled, split, result))
-        return result
-
-    monkeypatch.setattr(baselines, "evaluate", spy)
-    return noted
-
-
-def test_random_real_images_are_training_images_of_their_class(calls):
-    train, valid, test = (make_split(size, seed) for seed, size in enumerate((90, 40, 50)))
-    like = make_distilled()._replace(labels=jnp.broadcast_to(jnp.eye(K)[::-1], (S, M, K)))
-    result = baselines.random_real(jax.random.key(0), make_problem(), like, train, valid, test, num_sets=5)
-    known = {row.tobytes(): int(label) for row, label in zip(np.asarray(train.inputs), train.labels, strict=True)}
-    sets, split, evaluation = calls[-1]
-    assert split is test and evaluation is result.evaluation and result.evaluation.accuracy.shape == (5, E + 1)
-    images = np.asarray(sets.images) * STD + MEAN
-    assert images.shape == (5, S, M, D)
-    pixels = np.rint(images * 255).astype(np.uint8)
-    np.testing.assert_allclose(images * 255, pixels, atol=1e-3)
-    for one_set in pixels:
-        for step in one_set:
-            assert [known[image.tobytes()] for image in step] == [2, 1, 0]
-    assert len({one_set.tobytes() for one_set in pixels}) == 5
-    np.testing.assert_array_equal(sets.labels, np.broadcast_to(like.labels, (5, S, M, K)))
-    np.testing.assert_allclose(np.exp(sets.log_lrs), np.full((5, E, S), result.learning_rate), rtol=1e-6)
-    assert len(calls) == 2 and calls[0][1] is valid
-
-
-def test_random_real_learning_rate_is_the_best_on_held_out_data(calls):
-    """On data where large rates are best, and with labels permuted so that any learning is harmful."""
-    train, split = make_split(90), make_split(60, seed=1)
-    wrong = split._replace(labels=(split.labels + 1) % K)
-    good_start = inits.fixed(1e-3 * jnp.asarray(normalised(train).T @ np.eye(K)[(np.asarray(train.labels) + 1) % K]))
-    problem = make_problem(good_start)
-    chosen = {}
-    for name, valid, test in (("right", split, wrong), ("wrong", wrong, split)):
-        calls.clear()
-        result = baselines.random_real(jax.random.key(0), problem, make_distilled(), train, valid, test, num_sets=4)
-        tried = calls[0][2].accuracy[:, -1].reshape(len(baselines.LEARNING_RATES), 4).mean(axis=1)
-        rates = np.exp(np.asarray(calls[0][0].log_lrs)).reshape(len(baselines.LEARNING_RATES), -1)
-        np.testing.assert_allclose(
-            rates, np.broadcast_to(np.array(baselines.LEARNING_RATES)[:, None], rates.shape), 1e-5
-        )
-        assert tried.max() > tried.min()
-        assert tried[baselines.LEARNING_RATES.index(result.learning_rate)] == tried.max()
-        chosen[name] = result.learning_rate
-    assert chosen["right"] >= 0.1 > chosen["wrong"]
-
-
-def test_all_data_learns_an_easy_set():
-    train, test = make_split(200), make_split(100, seed=1)
-    trained, steps = baselines.all_data(jax.random.key(0), make_problem(), train, test, steps=300, lr=0.05)
-    assert steps == 300
-    # The classes are closest to their centres: the best that a linear network can do, but for chance.
-    centres = np.stack([normalised(train)[np.asarray(train.labels) == c].mean(axis=0) for c in range(K)])
-    distances = np.sum((normalised(test)[:, None] - centres) ** 2, axis=-1)
-    nearest = 100 * np.mean(distances.argmin(axis=1) == np.asarray(test.labels))
-    assert nearest > 70 and trained > nearest - 8
-    untrained, _ = baselines.all_data(jax.random.key(0), make_problem(), train, test, steps=1, lr=1e-9)
-    assert untrained < 60
