@@ -21,12 +21,15 @@ import numpy as np
 import pytest
 
 from ddjax import data
-from ddjax.data import download, prepared
-from ddjax.data.catalogue import CATALOGUE, RawFile
+from ddjax.data import download, prepared, whole
+from ddjax.data.catalogue import CATALOGUE
+from ddjax.data.entry import RawFile
+from ddjax.data.whole import WholePictures
 from ddjax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"train": 30, "test": 20}
+WHOLE = {name: entry.stored for name, entry in CATALOGUE.items() if isinstance(entry.stored, WholePictures)}
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +50,11 @@ def write_prepared(root, name, *, version=None, seed=0):
     import tensorflow_datasets as tfds
     from PIL import Image
 
-    entry = CATALOGUE[name]
-    folder = root / name / (version or entry.version)
+    stored = WHOLE[name]
+    folder = root / name / (version or CATALOGUE[name].version)
     folder.mkdir(parents=True)
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=entry.input_shape),
-            "label": tfds.features.ClassLabel(names=entry.class_names, num_classes=None if entry.class_names else 10),
-        }
-    )
+    label = tfds.features.ClassLabel(names=stored.class_names, num_classes=None if stored.class_names else 10)
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=stored.input_shape), "label": label})
     identity = tfds.core.DatasetIdentity(
         name=name, version=tfds.core.Version(folder.name), data_dir=str(folder), module_name="test"
     )
@@ -64,7 +63,7 @@ def write_prepared(root, name, *, version=None, seed=0):
     written = {}
     writer.initialize_splits(list(COUNTS))
     for split, count in COUNTS.items():
-        written[split] = images, labels = random_pictures(entry.input_shape, count, seed + len(split))
+        written[split] = images, labels = random_pictures(stored.input_shape, count, seed + len(split))
         pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
         writer.add_examples({split: [{"image": p, "label": int(y)} for p, y in zip(pictures, labels, strict=True)]})
     writer.close_all()
@@ -87,16 +86,16 @@ def one_line(excinfo):
 # Reading prepared folders
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", WHOLE)
 def test_reads_a_prepared_folder(tmp_path, name):
     _, written = write_prepared(tmp_path / "elsewhere", name)
     dataset = data.load_dataset(name, data_dir=tmp_path / "elsewhere")
     assert_holds(dataset, written)
-    entry = CATALOGUE[name]
+    entry, stored = CATALOGUE[name], WHOLE[name]
     assert dataset.x_train.dtype == np.uint8 and dataset.y_train.dtype == np.int32
     assert dataset.source == f"{name}:{entry.version}" and dataset.name == name
-    assert dataset.class_names == (entry.class_names or tuple("0123456789"))
-    assert dataset.input_shape == entry.input_shape and dataset.num_classes == 10
+    assert dataset.class_names == (stored.class_names or tuple("0123456789"))
+    assert dataset.input_shape == stored.input_shape and dataset.num_classes == 10
     if entry.mean is None:
         scaled = written["train"][0] / 255
         np.testing.assert_allclose(dataset.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
@@ -116,7 +115,7 @@ def test_reading_prints_nothing(tmp_path):
 
 
 def test_reads_more_than_one_batch_of_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepared, "_READ_BATCH", 7)
+    monkeypatch.setattr(whole, "_READ_BATCH", 7)
     _, written = write_prepared(tmp_path / "tfds", "usps")
     assert_holds(data.load_dataset("usps"), written)
 
@@ -343,14 +342,14 @@ def publish(tmp_path, monkeypatch):
 
 
 def make_examples(name):
-    return {split: random_pictures(CATALOGUE[name].input_shape, n, len(split)) for split, n in COUNTS.items()}
+    return {split: random_pictures(WHOLE[name].input_shape, n, len(split)) for split, n in COUNTS.items()}
 
 
 def by_picture(images, labels):
     return {image.tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", WHOLE)
 def test_prepare_from_raw_files_and_read_back(tmp_path, publish, name):
     import tensorflow_datasets as tfds
 
@@ -362,13 +361,13 @@ def test_prepare_from_raw_files_and_read_back(tmp_path, publish, name):
     dataset = data.load_dataset(name)
     assert by_picture(dataset.x_train, dataset.y_train) == by_picture(*examples["train"])
     assert by_picture(dataset.x_test, dataset.y_test) == by_picture(*examples["test"])
-    assert dataset.class_names == (CATALOGUE[name].class_names or tuple("0123456789"))
+    assert dataset.class_names == (WHOLE[name].class_names or tuple("0123456789"))
     # The folder is what tensorflow-datasets' own readers expect, ids included.
     source: Any = tfds.data_source(name, split="test", data_dir=str(tmp_path / "tfds"), download=False)
     record = source[0]
-    if CATALOGUE[name].id_digits:
+    if WHOLE[name].id_digits:
         index = int(record["id"].decode().removeprefix("test_"))
-        assert len(record["id"]) == len("test_") + CATALOGUE[name].id_digits
+        assert len(record["id"]) == len("test_") + WHOLE[name].id_digits
         np.testing.assert_array_equal(record["image"], examples["test"][0][index])
 
 

@@ -7,43 +7,13 @@ USPS is not in its catalogue: the 16x16 set of "The Elements of Statistical Lear
 
 import gzip
 import tarfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-Examples = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C] uint8, labels [N] int
-
-
-class RawFile(NamedTuple):
-    """One file to download. Without a published checksum (None) the format's own integrity check has to do."""
-
-    url: str
-    size: int = 0
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One named data set.
-
-    read_split: (raw files by role, "train" or "test") -> images [N, H, W, C] uint8, labels [N].
-    class_names: None means the digits '0'..'9'. id_digits: 0 where the official set carries no ids.
-    mean, std: the constants the literature uses; None means computed from the training set.
-    """
-
-    version: str
-    description: str
-    homepage: str
-    input_shape: tuple[int, int, int]
-    files: Mapping[str, RawFile]
-    read_split: Callable[[Mapping[str, Path], str], Examples]
-    class_names: tuple[str, ...] | None = None
-    id_digits: int = 0
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+from ddjax.data.entry import Entry, RawFile
+from ddjax.data.whole import Examples, WholePictures
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -92,10 +62,10 @@ def _mnist_files(base: str, checksums: Mapping[str, tuple[str, int, str]]) -> di
 
 CATALOGUE: dict[str, Entry] = {
     "mnist": Entry(
+        folder="mnist",
         version="3.0.1",
         description="The MNIST database of handwritten digits.",
         homepage="http://yann.lecun.com/exdb/mnist/",
-        input_shape=(28, 28, 1),
         files=_mnist_files(
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
             {
@@ -121,15 +91,15 @@ CATALOGUE: dict[str, Entry] = {
                 ),
             },
         ),
-        read_split=_read_mnist,
+        stored=WholePictures(_read_mnist, (28, 28, 1)),
         mean=(0.1307,),
         std=(0.3081,),
     ),
     "fashion_mnist": Entry(
+        folder="fashion_mnist",
         version="3.0.1",
         description="Fashion-MNIST: 28x28 grey pictures of Zalando's articles in 10 classes.",
         homepage="https://github.com/zalandoresearch/fashion-mnist",
-        input_shape=(28, 28, 1),
         files=_mnist_files(
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
             {
@@ -155,17 +125,20 @@ CATALOGUE: dict[str, Entry] = {
                 ),
             },
         ),
-        read_split=_read_mnist,
-        class_names=(
-            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        stored=WholePictures(
+            _read_mnist,
+            (28, 28, 1),
+            class_names=(
+                *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+                *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+            ),
         ),
     ),
     "cifar10": Entry(
+        folder="cifar10",
         version="3.0.2",
         description="CIFAR-10: 60000 32x32 colour images in 10 classes, 6000 a class.",
         homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
-        input_shape=(32, 32, 3),
         files={
             "archive": RawFile(
                 "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
@@ -173,17 +146,20 @@ CATALOGUE: dict[str, Entry] = {
                 "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
             )
         },
-        read_split=_read_cifar10,
-        class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        id_digits=5,
+        stored=WholePictures(
+            _read_cifar10,
+            (32, 32, 3),
+            class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+            id_digits=5,
+        ),
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.247, 0.243, 0.261),
     ),
     "svhn_cropped": Entry(
+        folder="svhn_cropped",
         version="3.1.0",
         description="Street View House Numbers, cropped to 32x32 (without the 531131 extra examples).",
         homepage="http://ufldl.stanford.edu/housenumbers/",
-        input_shape=(32, 32, 3),
         files={
             "train": RawFile(
                 "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
@@ -196,21 +172,19 @@ CATALOGUE: dict[str, Entry] = {
                 "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
             ),
         },
-        read_split=_read_svhn,
-        id_digits=6,
+        stored=WholePictures(_read_svhn, (32, 32, 3), id_digits=6),
         mean=(0.4379, 0.4440, 0.4729),
         std=(0.1980, 0.2010, 0.1970),
     ),
     "usps": Entry(
+        folder="usps",
         version="1.0.0",
         description="USPS handwritten digits, 16x16 grey (7291 train, 2007 test).",
         homepage="https://hastie.su.domains/ElemStatLearn/data.html",
-        input_shape=(16, 16, 1),
         files={
             "train": RawFile("https://hastie.su.domains/ElemStatLearn/datasets/zip.train.gz"),
             "test": RawFile("https://hastie.su.domains/ElemStatLearn/datasets/zip.test.gz"),
         },
-        read_split=_read_usps,
-        id_digits=5,
+        stored=WholePictures(_read_usps, (16, 16, 1), id_digits=5),
     ),
 }

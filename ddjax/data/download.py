@@ -5,15 +5,17 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ddjax.data.catalogue import CATALOGUE
+from ddjax.data.entry import Entry, Key, Record
 from ddjax.errors import InputError
 
 _PROBE_SECONDS = 15
 
 
 def download_and_prepare(name: str, root: Path) -> Path:
-    """Fetches and writes `<root>/<name>/<version>`; returns that folder. It appears whole or not at all.
+    """Fetches and writes `<root>/<folder>/<version>`; returns that folder. It appears whole or not at all.
 
     Raises:
       InputError: the files could not be fetched, are not what was published, or the folder cannot be written.
@@ -22,7 +24,7 @@ def download_and_prepare(name: str, root: Path) -> Path:
         "check the network and the folder and try again, or prepare it on another machine, copy the folder and set "
         "TFDS_DATA_DIR to it"
     )
-    unfinished = root / name / CATALOGUE[name].version
+    unfinished = root / CATALOGUE[name].folder / CATALOGUE[name].version
     if unfinished.exists():  # tensorflow-datasets would take it for prepared, whatever it holds
         raise InputError(f"{unfinished} exists but holds no dataset_info.json: delete it and try again")
     try:
@@ -59,40 +61,34 @@ def _builder_class(name: str) -> Any:
     from tensorflow_datasets.core import utils
     from tensorflow_datasets.core.download import checksums
 
-    entry, dataset_name = CATALOGUE[name], name
+    entry = CATALOGUE[name]
+    dataset_name, _, config = entry.folder.partition("/")
     published = {
-        file.url: checksums.UrlInfo(utils.Size(file.size), file.sha256, file.url.rsplit("/", 1)[-1])
+        file.url: checksums.UrlInfo(utils.Size(file.size), file.sha256, Path(urlsplit(file.url).path).name)
         for file in entry.files.values()
         if file.sha256 is not None
     }
-    label = tfds.features.ClassLabel(names=entry.class_names, num_classes=None if entry.class_names else 10)
 
     class CatalogueBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # untyped base
         name = dataset_name
         VERSION = tfds.core.Version(entry.version)
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
         url_infos = published
 
         def _info(self) -> Any:
-            ids = {"id": tfds.features.Text()} if entry.id_digits else {}
-            features = {"image": tfds.features.Image(shape=entry.input_shape), "label": label} | ids
+            features = entry.stored.features()
             return tfds.core.DatasetInfo(
                 builder=self,
                 description=entry.description,
                 features=tfds.features.FeaturesDict(features),
-                supervised_keys=("image", "label"),
+                supervised_keys=("image", "label") if "label" in features else None,
                 homepage=entry.homepage,
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             paths = dl_manager.download({role: file.url for role, file in entry.files.items()})
             files = {role: Path(path) for role, path in paths.items()}
-            try:
-                contents = {split: entry.read_split(files, split) for split in ("train", "test")}
-            except Exception:
-                # A log-in page saved in place of the file, say. Kept, it would be taken for the download for ever.
-                _discard(files)
-                raise
-            return {split: _examples(split, *examples, entry.id_digits) for split, examples in contents.items()}
+            return {split: _records(entry, files, split) for split in entry.stored.splits}
 
         def _generate_examples(self) -> Any:
             raise NotImplementedError("the split generators hold the examples")
@@ -100,17 +96,13 @@ def _builder_class(name: str) -> Any:
     return CatalogueBuilder
 
 
-def _examples(split: str, images: Any, labels: Any, id_digits: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Examples under the official keys (their index, which decides the order on disk) and ids."""
-    from PIL import Image
-
-    if len(images) != len(labels):
-        raise ValueError(f"{len(images)} {split} images but {len(labels)} labels")
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        # Of arrays tensorflow-datasets makes a PNG with TensorFlow; of Pillow's images it does so with Pillow.
-        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-        ids = {"id": f"{split}_{index:0{id_digits}d}"} if id_digits else {}
-        yield index, {"image": picture, "label": int(label)} | ids
+def _records(entry: Entry, files: Mapping[str, Path], split: str) -> Iterator[tuple[Key, Record]]:
+    try:
+        yield from entry.stored.records(files, split)
+    except Exception:
+        # A log-in page saved in place of the file, say. Kept, it would be taken for the download for ever.
+        _discard(files)
+        raise
 
 
 def _discard(files: Mapping[str, Path]) -> None:

@@ -35,7 +35,10 @@ def load_dataset(
     """
     name = os.fspath(name)
     shape = parse_shape(pictures) if pictures else None
-    dataset = load_npz(Path(name).expanduser()) if name.endswith(".npz") else _LOADERS[_known(name)](data_dir=data_dir)
+    if name.endswith(".npz"):
+        dataset = load_npz(Path(name).expanduser())
+    else:
+        dataset = _LOADERS[_known(name)](data_dir=data_dir, size=shape and shape[:2])
     return dataset if shape is None else as_pictures(dataset, shape)
 
 
@@ -56,9 +59,9 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str
     return f"{name} {folder.name} prepared in {folder}"
 
 
-def _load_digits(*, data_dir: Any) -> Dataset:
+def _load_digits(**where: Any) -> Dataset:
     """scikit-learn's 1797 handwritten digits, laid out like MNIST: 20x20 in the middle of 28x28, 1397 train, 400 test."""
-    del data_dir
+    del where
     from sklearn.datasets import load_digits
 
     bundled: Any = load_digits()
