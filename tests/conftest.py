@@ -3,8 +3,16 @@
 Strict dtype promotion is out of reach: optax's own Adam does not hold up with it.
 """
 
+import dataclasses
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import jax
 import pytest
+
+from ddjax.data.catalogue import CATALOGUE
+from ddjax.data.entry import RawFile
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -19,3 +27,40 @@ def x64():
             yield
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def own_folders(tmp_path, monkeypatch):
+    """No test reads or writes the user's folders."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """publish(name, files by role) serves raw files and points the catalogue at them; returns the folder served."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def serve(name, files, **checks):
+        base = f"http://127.0.0.1:{server.server_address[1]}/{name}-"
+        urls = {role: RawFile(base + role, **checks) for role in files}
+        monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(CATALOGUE[name], files=urls))
+        for role, content in files.items():
+            (folder / f"{name}-{role}").write_bytes(content)
+        return folder
+
+    yield serve
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -9,9 +9,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +24,11 @@ from ddjax.data.entry import RawFile
 from ddjax.data.whole import WholePictures
 from ddjax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("own_folders")
+
 ROOT = Path(__file__).parents[1]
 COUNTS = {"train": 30, "test": 20}
 WHOLE = {name: entry.stored for name, entry in CATALOGUE.items() if isinstance(entry.stored, WholePictures)}
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    """No test reads or writes the user's folders."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
 
 
 def random_pictures(shape, count, seed=0):
@@ -309,36 +301,6 @@ RAW = {
     "svhn_cropped": raw_svhn,
     "usps": raw_usps,
 }
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format, *args):
-        pass
-
-
-@pytest.fixture
-def publish(tmp_path, monkeypatch):
-    """publish(name, files by role) serves raw files and points the catalogue at them; returns the folder served."""
-    folder = tmp_path / "web"
-    folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-    def serve(name, files, **checks):
-        base = f"http://127.0.0.1:{server.server_address[1]}/{name}-"
-        urls = {role: RawFile(base + role, **checks) for role in files}
-        monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(CATALOGUE[name], files=urls))
-        for role, content in files.items():
-            (folder / f"{name}-{role}").write_bytes(content)
-        return folder
-
-    yield serve
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def make_examples(name):

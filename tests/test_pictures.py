@@ -6,14 +6,10 @@ from PIL import Image
 from test_data import random_pictures, write_prepared
 
 from ddjax import data
+from ddjax.data.dataset import pixel_statistics
 from ddjax.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    """No test reads or writes the user's folders."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def pictures_set(shape, dtype=np.uint8):
@@ -108,6 +104,14 @@ def test_constants_are_kept_where_they_hold_and_computed_elsewhere():
         scaled = converted.x_train / 255
         np.testing.assert_allclose(converted.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
         np.testing.assert_allclose(converted.std, scaled.std(axis=(0, 1, 2)), rtol=1e-6)
+
+
+def test_statistics_of_many_pictures_are_those_of_all_their_parts():
+    x = np.random.RandomState(0).randint(0, 200, (2**24 // 400 + 7, 20, 20, 1), np.uint8)
+    x[-1] = 255
+    mean, std = pixel_statistics(x)
+    assert x.size > 2**24
+    np.testing.assert_allclose([mean[0], std[0]], [x.mean() / 255, x.std() / 255], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(64,), (8, 8, 2), (8, 8, 4), (8, 8, 3, 1)])

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ddjax.data.cub import CUB200
 from ddjax.data.entry import Entry, RawFile
+from ddjax.data.voc import VOC2007
 from ddjax.data.whole import Examples, WholePictures
 
 
@@ -187,4 +189,6 @@ CATALOGUE: dict[str, Entry] = {
         },
         stored=WholePictures(_read_usps, (16, 16, 1), id_digits=5),
     ),
+    "voc2007": VOC2007,
+    "cub200": CUB200,
 }

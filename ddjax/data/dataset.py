@@ -103,7 +103,8 @@ def pixel_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     moments = []
     for column in channels.T:
         if column.dtype == np.uint8:  # 256 counts give exact sums, the same on every platform
-            counts = np.bincount(column, minlength=256)
+            parts = np.array_split(column, 1 + len(column) // 2**24)  # each eight times as large while it is counted
+            counts = np.sum([np.bincount(part, minlength=256) for part in parts], axis=0)
             levels = np.arange(256) / 255
             mean = counts @ levels / counts.sum()
             moments.append((mean, np.sqrt(counts @ (levels - mean) ** 2 / counts.sum())))
