@@ -26,8 +26,9 @@ if TYPE_CHECKING:  # JAX and matplotlib are imported where they are used, since 
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SHAPES = {"lenet": (28, 28, 1), "alexcifar": (32, 32, 3)}
-LEARNING_RATE = {"lenet": 0.02, "alexcifar": 0.001}
+SHAPES = {"lenet": (28, 28, 1), "alexcifar": (32, 32, 3), "alexnet": (224, 224, 3)}
+LEARNING_RATE = {"lenet": 0.02, "alexcifar": 0.001, "alexnet": 0.001}
+PICTURES = {"lenet": 50_000, "alexcifar": 50_000, "alexnet": 1_000}  # the last would fill seven gigabytes
 
 
 def processor() -> str:
@@ -69,9 +70,9 @@ def run(main: Callable[[], None]) -> None:
 
 
 def random_data(model: str) -> tuple[np.ndarray, np.ndarray]:
-    """Random uint8 pictures [50 000, H, W, C] of the shape that `model` is measured on, and their classes."""
-    random = np.random.RandomState(0)
-    return random.randint(0, 256, (50_000, *SHAPES[model])).astype(np.uint8), random.randint(0, 10, 50_000)
+    """Random uint8 pictures [PICTURES, H, W, C] of the shape that `model` is measured on, and their classes."""
+    random, count = np.random.RandomState(0), PICTURES[model]
+    return random.randint(0, 256, (count, *SHAPES[model])).astype(np.uint8), random.randint(0, 10, count)
 
 
 def random_experiment(model: str, **recipe_fields: Any) -> "Experiment":
@@ -97,8 +98,8 @@ def outer_step(problem: "Experiment", layout: "Layout") -> tuple[Any, tuple[Any,
 
     distiller = experiment.build_distiller(problem, layout)
     state = distiller.init(experiment.first_iterate(problem))
-    key, train = jax.device_put((problem.key, problem.train), replicated(layout.mesh))
-    return jax.jit(distiller.step, donate_argnums=1), (key, state, train)
+    key, data = jax.device_put((problem.key, problem.data), replicated(layout.mesh))
+    return jax.jit(distiller.step, donate_argnums=1), (key, state, data)
 
 
 def stepper(step: Callable[..., Any], arguments: tuple[Any, Any, Any], *, steps: int = 1) -> Callable[[], None]:

@@ -9,9 +9,10 @@ from ddjax.core.inits import fixed, pool
 from ddjax.core.inner import mixed_mode, reverse_over_reverse, trajectory, unroll
 from ddjax.core.outer import Distiller, DistillState, Info, Layout, Problem, make_distiller, meta_gradient, meta_loss
 from ddjax.data import DATASETS, Dataset, Split, draw_batch, hold_out, load_dataset, normalise, prepare
+from ddjax.distilling import distill
 from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation, evaluate
-from ddjax.experiment import distill, make_problem
+from ddjax.experiment import make_problem
 from ddjax.models import MLP, AlexCifarNet, LeNet, Model, build_model, from_linen, from_nnx
 from ddjax.recipes import RECIPES, Recipe, get_recipe
 from ddjax.replay import evaluate_artifact

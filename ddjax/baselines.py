@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.losses import Params
 from ddjax.core.outer import Problem
-from ddjax.data import Split, draw_batch, normalise
+from ddjax.data import Split, normalise
 from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation, evaluate, score
+from ddjax.fit import fit
 
 # Fixed learning rates tried for a baseline, beside those that the distilled data learned.
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -256,25 +256,18 @@ def full_data(
       num_nets, params_N: how many networks, and what they start from if not from `problem.init`, as for `evaluate`.
       steps, batch_size, lr: updates, examples an update, and the rate that decays to zero.
     """
-    optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
     num_classes = int(jax.eval_shape(problem.apply, problem.init(key), train.inputs[:1].astype(jnp.float32)).shape[-1])
 
     @jax.jit
-    def fit(key, params, train, test):
-        def step(carry, step_key):
-            params, opt_state = carry
-            inputs, labels = draw_batch(step_key, train, batch_size)
-            grads = jax.grad(problem.inner_loss)(params, inputs, jax.nn.one_hot(labels, num_classes))
-            updates, opt_state = optimizer.update(grads, opt_state)
-            return (optax.apply_updates(params, updates), opt_state), None
-
-        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))
+    def fitted(key: jax.Array, params: Params, train: Split, test: Split) -> jax.Array:
+        options: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr}
+        params = fit(key, problem.inner_loss, params, train, num_classes, **options)
         return score(problem.apply, params, test)[0]
 
     def accuracy(j: int) -> float:
         start_key, key_j = jax.random.split(jax.random.fold_in(key, j))
         start = problem.init(start_key) if params_N is None else jax.tree.map(lambda p: p[j % len(p)], params_N)
-        return 100.0 * float(fit(key_j, start, train, test))
+        return 100.0 * float(fitted(key_j, start, train, test))
 
     return Scores(np.array([accuracy(j) for j in range(num_nets)]), f"Adam, {steps} steps of {batch_size}")
 

@@ -7,13 +7,14 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from ddjax import artifact, devices, experiment, plots, replay, report
+from ddjax import artifact, devices, distilling, plots, pretrain, replay, report
 from ddjax.data import DATASETS, prepare
 from ddjax.errors import InputError
+from ddjax.pretrain import Training
 from ddjax.recipes import RECIPES, Recipe, get_recipe
 from ddjax.run import InterruptedRunError, NonFiniteError, read_metrics
 
@@ -23,6 +24,7 @@ Dataset distillation in JAX: a data set becomes a handful of synthetic examples 
 
   ddjax recipes              the named experiments, and what each reaches
   ddjax distill RECIPE       distil; `ddjax distill digits` needs nothing downloaded
+  ddjax pretrain RECIPE      train the networks that a recipe with a pool starts from
   ddjax evaluate PATH        train networks on a distilled artefact and test them
   ddjax plot PATH            draw the pictures of a run, or of an artefact alone
   ddjax prepare NAME...      download and prepare data sets
@@ -39,6 +41,32 @@ class DistillArgs:
     """Folder of the run; by default runs/RECIPE. It must be new, unless --resume continues what it holds."""
     resume: bool = False
     """Continue an interrupted run: give the same command again with this flag."""
+    data_dir: str | None = None
+    """Folder of prepared data sets; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainArgs:
+    """Train the networks that a recipe starts from, on its source data, and save them in one file."""
+
+    num_nets: int = 100
+    """Networks to distil with."""
+    test_nets: int = 20
+    """Networks held out for tests."""
+    steps: int = Training().steps
+    """Steps of Adam for each network, its rate decayed to zero."""
+    batch_size: int = Training().batch_size
+    """Real examples in each step."""
+    lr: float = Training().lr
+    """Peak rate of Adam."""
+    seed: int = 0
+    """Seed of the networks' weights and batches."""
+    source: str | None = None
+    """Data set to train on, if not the recipe's source."""
+    pool: Path | None = None
+    """File to write, if not the recipe's pool."""
+    resume: bool = False
+    """Go on with an unfinished pool, or enlarge a finished one."""
     data_dir: str | None = None
     """Folder of prepared data sets; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
 
@@ -129,11 +157,38 @@ def _distill(argv: list[str]) -> None:
     args = tyro.cli(DistillArgs, args=argv[1:], prog=f"ddjax distill {name}", default=DistillArgs(get_recipe(name)))
     out = args.out or Path("runs") / name
     devices.use_all_cores()
-    summary = experiment.distill(args.recipe, out, name=name, resume=args.resume, data_dir=args.data_dir)
+    summary = distilling.distill(args.recipe, out, name=name, resume=args.resume, data_dir=args.data_dir)
     pictures = plots.plot_run(artifact.load(out), read_metrics(out / "metrics.jsonl"), out)
     print("\n" + report.summary_table(summary) + "\n")
     for path in (out / artifact.FILE_NAME, out / "summary.json", out / "metrics.jsonl", *pictures):
         print(f"  {path}")
+
+
+def _pretrain(argv: list[str]) -> None:
+    if not argv or argv[0].startswith("-"):
+        known = ", ".join(name for name, make in RECIPES.items() if make().source)
+        if argv and argv[0] in ("-h", "--help"):
+            print(
+                f"usage: ddjax pretrain RECIPE [OPTIONS]\n\n{textwrap.fill(f'RECIPE is one of {known}.', width=80)}\n"
+            )
+            tyro.cli(PretrainArgs, args=["--help"], prog="ddjax pretrain RECIPE")
+        raise InputError(f"name a recipe first: ddjax pretrain RECIPE [OPTIONS], with RECIPE one of {known}")
+    args = tyro.cli(PretrainArgs, args=argv[1:], prog=f"ddjax pretrain {argv[0]}")
+    chosen: dict[str, Any] = {
+        name: str(value) for name in ("source", "pool") if (value := getattr(args, name)) is not None
+    }
+    recipe = dataclasses.replace(get_recipe(argv[0]), **chosen)
+    devices.use_all_cores()
+    pool = pretrain.pretrain_for(
+        recipe,
+        num_nets=args.num_nets,
+        test_nets=args.test_nets,
+        training=Training(args.steps, args.batch_size, args.lr),
+        seed=args.seed,
+        resume=args.resume,
+        data_dir=args.data_dir,
+    )
+    print(report.pool_lines(pool.metadata, recipe.pool))
 
 
 def _evaluate(argv: list[str]) -> None:
@@ -173,6 +228,7 @@ def _prepare(argv: list[str]) -> None:
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recipes": _recipes,
     "distill": _distill,
+    "pretrain": _pretrain,
     "evaluate": _evaluate,
     "plot": _plot,
     "prepare": _prepare,

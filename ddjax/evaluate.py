@@ -1,8 +1,9 @@
 """How well networks do that were trained on distilled data: the whole test set, many networks, chosen steps."""
 
+import functools
 import operator
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,13 +62,23 @@ def score(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000)
     return hits / size, loss / size
 
 
-def trained_scores(
-    problem: Problem, params: Params, distilled: DistilledData, split: Split
-) -> tuple[jax.Array, jax.Array]:
-    """Accuracy and loss of one network that starts from `params`, before and after each epoch on `distilled`: two [E + 1]."""
-    after_epochs = trajectory(problem.inner_loss, params, distilled, **problem.unroll_options)
-    points = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), params, after_epochs)
-    return jax.lax.map(lambda p: score(problem.apply, p, split), points)
+def predictions(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000) -> jax.Array:
+    """The class that one network predicts for each example of `split`, int32 [n], in batches; jittable."""
+
+    def predict(example: jax.Array) -> jax.Array:
+        return jnp.argmax(apply(params, normalise(example[None], split.mean, split.std))[0]).astype(jnp.int32)
+
+    return jax.lax.map(predict, split.inputs, batch_size=min(batch_size, len(split.inputs)))
+
+
+def confusion(apply: Apply, params: Params, split: Split, num_classes: int) -> jax.Array:
+    """int32 [K, K]: how many examples of `split` of each class (row) one network takes for each class (column); jittable."""
+    pairs = split.labels * num_classes + predictions(apply, params, split)
+    return jnp.bincount(pairs, length=num_classes**2).reshape(num_classes, num_classes).astype(jnp.int32)
+
+
+# What is read off one network: (its weights, real data) -> any pytree of arrays.
+Measure = Callable[[Params, Split], Any]
 
 
 def evaluate(
@@ -80,9 +91,30 @@ def evaluate(
     params_N: Params | None = None,
     chunk: int = 8,
 ) -> Evaluation:
-    """Trains `num_nets` networks on the distilled data and scores them on `split`.
+    """Trains `num_nets` networks on the distilled data and scores them on `split`. Arguments as for `measure_trained`."""
+    measure = functools.partial(score, problem.apply)
+    accuracy, loss = measure_trained(
+        measure, key, problem, distilled, split, num_nets=num_nets, params_N=params_N, chunk=chunk
+    )
+    epochs, steps = distilled.log_lrs.shape[-2:]
+    return Evaluation(tuple(range(0, (epochs + 1) * steps, steps)), 100.0 * accuracy.astype(np.float64), loss)
+
+
+def measure_trained(
+    measure: Measure,
+    key: jax.Array,
+    problem: Problem,
+    distilled: DistilledData,
+    split: Split,
+    *,
+    num_nets: int,
+    params_N: Params | None = None,
+    chunk: int = 8,
+) -> Any:
+    """Trains networks on the distilled data and measures each, before training and after every epoch.
 
     Args:
+      measure: what to read off a network; jittable.
       key: network j starts from `problem.init(fold_in(key, j))`, where `params_N` does not say otherwise.
       problem: see `core.outer.Problem`.
       distilled: one distilled data set for all, or one a network (leaves with a leading axis `num_nets`).
@@ -90,25 +122,27 @@ def evaluate(
       num_nets: how many; one is enough where the initialisation is fixed.
       params_N: networks to start from instead, leaves [P, ...]: network j is number j mod P of them.
       chunk: networks trained side by side; bounds the memory.
+
+    Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, E + 1, ...].
     """
     distilled = jax.device_get(distilled)
     one_each = distilled.log_lrs.ndim == 3
 
-    def one_network(j: jax.Array, distilled: DistilledData, params_N: Params | None, split: Split):
+    def one_network(j: jax.Array, distilled: DistilledData, params_N: Params | None, split: Split) -> Any:
         if params_N is None:
             start = problem.init(jax.random.fold_in(key, j))
         else:
             start = jax.tree.map(lambda leaf: leaf[j % len(leaf)], params_N)
-        return trained_scores(problem, start, distilled, split)
+        after_epochs = trajectory(problem.inner_loss, start, distilled, **problem.unroll_options)
+        points = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after_epochs)
+        return jax.lax.map(lambda params: measure(params, split), points)
 
-    scores = jax.jit(jax.vmap(one_network, in_axes=(0, 0 if one_each else None, None, None)))
+    measures = jax.jit(jax.vmap(one_network, in_axes=(0, 0 if one_each else None, None, None)))
     results = []
     for rows in _chunks(num_nets, min(chunk, num_nets)):
         members = jax.tree.map(operator.itemgetter(rows), distilled) if one_each else distilled
-        results.append(jax.device_get(scores(_spread(jnp.asarray(rows)), members, params_N, split)))
-    accuracy, loss = (np.concatenate(parts)[:num_nets] for parts in zip(*results, strict=True))
-    epochs, steps = distilled.log_lrs.shape[-2:]
-    return Evaluation(tuple(range(0, (epochs + 1) * steps, steps)), 100.0 * accuracy.astype(np.float64), loss)
+        results.append(jax.device_get(measures(_spread(jnp.asarray(rows)), members, params_N, split)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:num_nets], *results)
 
 
 def _spread(numbers: jax.Array) -> jax.Array:

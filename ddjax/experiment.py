@@ -1,9 +1,5 @@
-"""From a recipe to objects, and from a finished loop to the artefact, the table and the pictures."""
+"""From a recipe to objects: data, networks, the problem, the distiller and its validation."""
 
-import dataclasses
-import importlib.metadata
-import json
-import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddjax import artifact, baselines
+from ddjax.baselines import random_sets
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
 from ddjax.core.inner import unroll
-from ddjax.core.outer import Distiller, DistillState, Info, Layout, Problem, make_distiller, replicated
+from ddjax.core.outer import Distiller, DistillState, Info, Layout, Problem, make_distiller
 from ddjax.data import Dataset, Split, draw_batch, hold_out, load_dataset
-from ddjax.devices import make_layout
 from ddjax.errors import InputError
-from ddjax.evaluate import evaluate, score
+from ddjax.evaluate import score
 from ddjax.models import Model, build_model
+from ddjax.models.imagenet import load_imagenet_alexnet
+from ddjax.pretrain import Pool, load_pool
 from ddjax.recipes import Recipe
-from ddjax.run import RunState, Validate, run
+from ddjax.run import Validate
 
 DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
     "gd": lambda: None,
@@ -43,7 +40,11 @@ def stream(key: jax.Array, name: str) -> jax.Array:
 
 
 class Experiment(NamedTuple):
-    """A recipe made concrete: its data, its network's initial weights and everything the run needs."""
+    """A recipe made concrete: its data, its networks' initial weights and everything the run needs.
+
+    `params` are the initial weights where they are fixed, else None; `pool` the trained networks they are drawn from where
+    they are neither fixed nor fresh. `taken_for` int32 [K] is what the outer loss takes each class for.
+    """
 
     recipe: Recipe
     dataset: Dataset
@@ -52,15 +53,38 @@ class Experiment(NamedTuple):
     test: Split
     problem: Problem
     params: Any
+    pool: Pool | None
+    taken_for: np.ndarray
     key: jax.Array
 
     def stream(self, name: str) -> jax.Array:
         return stream(self.key, name)
 
+    def outer(self, split: Split) -> Split:
+        """Real examples labelled as the outer loss takes them."""
+        return split._replace(labels=jnp.asarray(self.taken_for)[split.labels])
+
     @property
-    def nets(self) -> tuple[int, int]:
-        """Networks a validation and networks of the final report: one is all there is where weights are fixed."""
-        return (1, 1) if self.params is not None else (self.recipe.valid_nets, self.recipe.test_nets)
+    def test_nets(self) -> int:
+        """Networks of the final report: one is all there is where weights are fixed, and a pool's held-out ones where not."""
+        if self.pool is not None:
+            return len(jax.tree.leaves(self.pool.test)[0])
+        return 1 if self.params is not None else self.recipe.test_nets
+
+    @property
+    def train_pool(self) -> Any:
+        """The networks [P, ...] that a distillation draws from, or None."""
+        return None if self.pool is None else self.pool.train
+
+    @property
+    def data(self) -> tuple[Split, Any]:
+        """What a step of the outer loop draws from: real examples and, or None, trained networks."""
+        return self.outer(self.train), self.train_pool
+
+    @property
+    def test_params(self) -> Any:
+        """What the networks of the final report start from, where a pool holds them [Q, ...]; None: `problem.init` says."""
+        return None if self.pool is None else self.pool.test
 
 
 def set_up(
@@ -72,16 +96,54 @@ def set_up(
       InputError: a setting, the data set or the model is wrong.
     """
     recipe.validate()
-    dataset = load_dataset(recipe.data, data_dir=data_dir) if dataset is None else dataset
-    if model is None:
-        model = build_model(
-            recipe.model, dataset.input_shape, dataset.num_classes, weights=recipe.weights, gate_width=recipe.gate_width
-        )
-    train, valid, test = hold_out(dataset)
+    dataset = load_dataset(recipe.data, data_dir=data_dir, pictures=recipe.pictures) if dataset is None else dataset
+    model = recipe_model(recipe, dataset) if model is None else model
     key = jax.random.key(recipe.seed)
-    params = model.init(stream(key, "weights")) if recipe.init == "fixed" else None
+    params, pool = initial_weights(recipe, model, dataset, stream(key, "weights"))
     problem = make_problem(model, recipe.direction, recipe.learn_labels, params)
-    return Experiment(recipe, dataset, train, valid, test, problem, params, key)
+    if pool is not None:
+        problem = problem._replace(init=inits.pool(pool.train))
+    return Experiment(recipe, dataset, *hold_out(dataset), problem, params, pool, outer_labels(recipe, dataset), key)
+
+
+def recipe_model(recipe: Recipe, dataset: Dataset) -> Model:
+    """The network that the recipe names, for the data set's examples and classes."""
+    return build_model(
+        recipe.model, dataset.input_shape, dataset.num_classes, weights=recipe.weights, gate_width=recipe.gate_width
+    )
+
+
+def initial_weights(recipe: Recipe, model: Model, dataset: Dataset, key: jax.Array) -> tuple[Any, Pool | None]:
+    """The one network to start from, or None; and the pool that others are drawn from, or None (paper, sec. 3.5)."""
+    if recipe.checkpoint:
+        return load_imagenet_alexnet(recipe.checkpoint, dataset.num_classes), None
+    if recipe.pool:
+        pool = load_pool(Path(recipe.pool), model)
+        if recipe.init == "random":
+            return None, pool
+        count = len(jax.tree.leaves(pool.train)[0])
+        return jax.tree.map(lambda leaf: leaf[recipe.seed % count], pool.train), None
+    return (model.init(key) if recipe.init == "fixed" else None), None
+
+
+def outer_labels(recipe: Recipe, dataset: Dataset) -> np.ndarray:
+    """int32 [K]: the class that the outer loss takes real examples of each class for; itself, unless poisoned (sec. 3.6).
+
+    Raises:
+      InputError: the data have no such classes, or no test examples of the poisoned one.
+    """
+    taken_for = np.arange(dataset.num_classes, dtype=np.int32)
+    if recipe.poison:
+        from_class, to_class = recipe.poisoned_classes()
+        flag = f"--poison is {recipe.poison!r}"
+        if max(from_class, to_class) >= dataset.num_classes:
+            raise InputError(
+                f"{flag}, but {dataset.name} has classes 0 to {dataset.num_classes - 1}: choose among them"
+            )
+        if not np.any(dataset.y_test == from_class):
+            raise InputError(f"{flag}, but {dataset.name} has no test examples of class {from_class}: choose another")
+        taken_for[from_class] = to_class
+    return taken_for
 
 
 def make_problem(model: Model, direction: str, learn_labels: bool, params: Any) -> Problem:
@@ -114,6 +176,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
+    """The outer loop of a recipe; its step's data set is `Experiment.data`."""
     recipe, classes = experiment.recipe, experiment.dataset.num_classes
 
     def draw(key: jax.Array, split: Split) -> tuple[jax.Array, jax.Array]:
@@ -121,21 +184,29 @@ def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
         return inputs, jax.nn.one_hot(labels, classes)
 
     optimizer = make_optimizer(recipe)
-    distiller = make_distiller(
-        experiment.problem, optimizer, draw, num_nets=recipe.num_nets, ema_decay=recipe.ema, layout=layout
-    )
 
-    def step(key: jax.Array, state: DistillState, split: Split) -> tuple[DistillState, Info]:
+    def distiller(problem: Problem) -> Distiller:
+        return make_distiller(problem, optimizer, draw, num_nets=recipe.num_nets, ema_decay=recipe.ema, layout=layout)
+
+    def step(key: jax.Array, state: DistillState, data: tuple[Split, Any]) -> tuple[DistillState, Info]:
+        split, pool_P = data
         with jax.default_matmul_precision(recipe.precision):
-            return distiller.step(key, state, split)
+            return distiller(drawing_from(pool_P, experiment.problem)).step(key, state, split)
 
-    return distiller._replace(step=step)
+    return Distiller(distiller(experiment.problem).init, step)
+
+
+def drawing_from(pool_P: Any, problem: Problem) -> Problem:
+    """The problem with its initial weights drawn from a pool [P, ...] that is an argument of a jitted function, where there
+    is one: a pool that the function closed over would be copied into the compiled program."""
+    return problem if pool_P is None else problem._replace(init=inits.pool(pool_P))
 
 
 def first_iterate(experiment: Experiment) -> DistilledData:
-    recipe = experiment.recipe
-    return init_distilled(
-        experiment.stream("images"),
+    """Where the outer loop starts: images from N(0, 1), or real ones of the same classes."""
+    recipe, key = experiment.recipe, experiment.stream("images")
+    distilled = init_distilled(
+        key,
         input_shape=experiment.dataset.input_shape,
         num_classes=experiment.dataset.num_classes,
         steps=recipe.steps,
@@ -144,16 +215,21 @@ def first_iterate(experiment: Experiment) -> DistilledData:
         learning_rate=recipe.inner_lr,
         targets=experiment.problem.targets,
     )
+    if recipe.start == "real":
+        distilled = distilled._replace(images=random_sets(key, distilled, experiment.train, 1)[0])
+    return distilled
 
 
 def make_validation(experiment: Experiment) -> Validate:
     """Mean accuracy and loss on held-out training data, over the same networks every time."""
-    count, _ = experiment.nets
+    count = 1 if experiment.params is not None else experiment.recipe.valid_nets
     keys = jax.random.split(experiment.stream("valid"), count)
-    problem = experiment.problem
+    valid, pool = experiment.outer(experiment.valid), experiment.train_pool
 
     @jax.jit
-    def scores(distilled: DistilledData, keys: jax.Array, valid: Split) -> tuple[jax.Array, jax.Array]:
+    def scores(distilled: DistilledData, keys: jax.Array, valid: Split, pool_P: Any) -> tuple[jax.Array, jax.Array]:
+        problem = drawing_from(pool_P, experiment.problem)
+
         def one_network(key: jax.Array) -> tuple[jax.Array, jax.Array]:
             params = unroll(problem.inner_loss, problem.init(key), distilled, **problem.unroll_options)
             return score(problem.apply, params, valid)
@@ -161,153 +237,4 @@ def make_validation(experiment: Experiment) -> Validate:
         accuracy, loss = jax.vmap(one_network)(keys)
         return jnp.mean(accuracy), jnp.mean(loss)
 
-    return lambda distilled: scores(distilled, keys, experiment.valid)
-
-
-def claim_folder(out: Path, config: dict[str, Any], *, resume: bool) -> None:
-    """Makes `out` this run's folder, or makes sure that it already is, before anything is written into it.
-
-    Raises:
-      InputError: it holds something else, another run, or cannot be written.
-    """
-    path = out / "config.json"
-    try:
-        if path.is_file():
-            if not resume:
-                raise InputError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-            _require_same(json.loads(path.read_text()), config, out)
-            return
-        if out.exists() and any(out.iterdir()):
-            raise InputError(f"{out} is not empty and holds no run: choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(draft, path)
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot use {out} as output folder ({error}): choose another --out") from error
-
-
-def _require_same(held: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
-    before, now = ({**c.get("recipe", {}), "data set": c.get("data_source")} for c in (held, wanted))
-    changed = [f"{k} {before.get(k)} there, {v} now" for k, v in now.items() if before.get(k) != v]
-    if changed:
-        raise InputError(
-            f"{out} holds a run with other settings ({'; '.join(changed)}): repeat its settings, or choose another --out"
-        )
-
-
-def distill(
-    recipe: Recipe,
-    out: str | os.PathLike,
-    *,
-    name: str = "custom",
-    resume: bool = False,
-    dataset: Dataset | None = None,
-    model: Model | None = None,
-    data_dir: str | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Runs a recipe from data to artefact and returns its summary (also in `summary.json`).
-
-    Writes into `out`: config.json, metrics.jsonl, checkpoints/, distilled.safetensors, summary.json. The test set is read
-    once, for the summary; the iterate is chosen on held-out training data.
-
-    Args:
-      recipe: the settings.
-      out: folder of the run: new, empty, or with `resume` that of the same run.
-      name: what the recipe is called in reports.
-      resume: continue what `out` holds; a run that has not begun is begun.
-      dataset, model: used instead of those the recipe names.
-      data_dir: folder of prepared data sets.
-      progress: whether to show progress on the terminal.
-
-    Raises:
-      InputError: bad settings, data or output folder; nothing has been written then.
-      InterruptedRunError, NonFiniteError: see `run.run`; the folder can be resumed.
-    """
-    experiment = set_up(recipe, dataset=dataset, model=model, data_dir=data_dir)
-    out = Path(out)
-    settings = dataclasses.asdict(recipe)
-    model_name = recipe.model if model is None else "custom"
-    claim_folder(
-        out,
-        {"name": name, "recipe": settings, "model": model_name, "data_source": experiment.dataset.source},
-        resume=resume,
-    )
-    layout = make_layout(recipe.num_nets, recipe.batch_size, remat=recipe.remat)
-    everywhere = replicated(layout.mesh)
-    finished = run(
-        jax.device_put(experiment.key, everywhere),
-        build_distiller(experiment, layout),
-        first_iterate(experiment),
-        jax.device_put(experiment.train, everywhere),
-        make_validation(experiment),
-        out,
-        outer_steps=recipe.outer_steps,
-        eval_every=recipe.eval_every,
-        progress=progress,
-    )
-    return finish(experiment, finished, out, name=name, model_name=model_name)
-
-
-def finish(experiment: Experiment, finished: RunState, out: Path, *, name: str, model_name: str) -> dict[str, Any]:
-    """Measures the best iterate on the test set beside its baselines, and writes the artefact and `summary.json`."""
-    recipe, problem = experiment.recipe, experiment.problem
-    best = finished.best._replace(labels=problem.targets(finished.best.labels))
-    plain = problem._replace(targets=fixed_labels)
-    test = evaluate(experiment.stream("test"), plain, best, experiment.test, num_nets=experiment.nets[1])
-    metadata = {
-        **describe(experiment, model_name),
-        "name": name,
-        "outer_steps": int(finished.state.step),
-        "best_step": int(finished.best_step),
-        "valid_accuracy": 100 * float(finished.best_accuracy),
-        "accuracy": test.summary(),
-    }
-    artifact.save(out / artifact.FILE_NAME, best, metadata, experiment.params)
-    real = baselines.random_real(
-        experiment.stream("baseline"), plain, best, experiment.train, experiment.valid, experiment.test
-    )
-    full, full_steps = baselines.all_data(experiment.stream("all data"), plain, experiment.train, experiment.test)
-    summary = {
-        "name": name,
-        "data": experiment.dataset.name,
-        "images": int(np.prod(best.images.shape[:2])),
-        "inner_steps": recipe.steps * recipe.epochs,
-        "num_test": len(experiment.dataset.y_test),
-        "num_train": len(experiment.train.labels),
-        "best_step": int(finished.best_step),
-        "valid_accuracy": 100 * float(finished.best_accuracy),
-        "distilled": test.summary(),
-        "accuracy_by_step": dict(zip(map(str, test.steps), test.accuracy.mean(axis=0).tolist(), strict=True)),
-        "random_real": {**real.evaluation.summary(), "learning_rate": real.learning_rate},
-        "all_data": {"accuracy": full, "adam_steps": full_steps},
-    }
-    draft = out / "summary.json.tmp"
-    draft.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(draft, out / "summary.json")
-    return summary
-
-
-def describe(experiment: Experiment, model_name: str) -> dict[str, Any]:
-    """What a user of the artefact must know, JSON-serialisable; nothing in it depends on when or where it was made."""
-    recipe, dataset = experiment.recipe, experiment.dataset
-    packages = ("ddjax", "jax", "jaxlib", "flax", "optax")
-    return {
-        "data": dataset.name,
-        "data_source": Path(dataset.source).name,
-        "mean": [float(value) for value in dataset.mean],
-        "std": [float(value) for value in dataset.std],
-        "class_names": list(dataset.class_names),
-        "model": {
-            "name": model_name,
-            "weights": recipe.weights,
-            "input_shape": list(dataset.input_shape),
-            "num_classes": dataset.num_classes,
-        },
-        "init": recipe.init,
-        "direction": recipe.direction,
-        "seed": recipe.seed,
-        "recipe": dataclasses.asdict(recipe),
-        "versions": {package: importlib.metadata.version(package) for package in packages},
-    }
+    return lambda distilled: scores(distilled, keys, valid, pool)

@@ -1,6 +1,7 @@
-"""From a saved artefact back to networks: nothing but the file and its data set's test examples is used."""
+"""From a saved artefact back to networks: the file, its data set's test examples and, where it names one, its pool."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,11 +9,12 @@ import jax.numpy as jnp
 
 from ddjax import artifact
 from ddjax.core.distilled import DistilledData
-from ddjax.data import Dataset, hold_out, load_dataset
+from ddjax.data import Dataset, Split, load_dataset
 from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation, evaluate
-from ddjax.experiment import make_problem, stream
+from ddjax.experiment import make_problem, outer_labels, stream
 from ddjax.models import Model, build_model
+from ddjax.pretrain import load_pool
 from ddjax.recipes import Recipe
 
 
@@ -37,7 +39,7 @@ def evaluate_artifact(
     distilled, metadata, params = artifact.load(path)
     try:
         recipe = Recipe(**metadata["recipe"]).validate()
-        dataset = load_dataset(data or recipe.data, data_dir=data_dir)
+        dataset = load_dataset(data or recipe.data, data_dir=data_dir, pictures=recipe.pictures)
         spec = metadata["model"]
         mean, std = (jnp.asarray(metadata[name], jnp.float32).reshape(dataset.mean.shape) for name in ("mean", "std"))
         shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
@@ -47,11 +49,17 @@ def evaluate_artifact(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the 'ddjax' header lacks or misstates {error}: copy or distill it again") from error
     _require_fit(path, distilled, dataset, model, shape, classes, params)
-    _, _, test = hold_out(dataset)
+    labels = jnp.asarray(outer_labels(recipe, dataset)[dataset.y_test])
+    test = Split(jnp.asarray(dataset.x_test), labels, mean, std)
     problem = make_problem(model, recipe.direction, False, params)
     key = stream(jax.random.key(recipe.seed), "test")
-    nets = 1 if params is not None else num_nets or recipe.test_nets
-    evaluation = evaluate(key, problem, distilled, test._replace(mean=mean, std=std), num_nets=nets)
+    params_N = load_pool(Path(recipe.pool), model).test if params is None and recipe.pool else None
+    nets = num_nets or recipe.test_nets
+    if params is not None:
+        nets = 1
+    elif params_N is not None:
+        nets = min(nets, len(jax.tree.leaves(params_N)[0]))
+    evaluation = evaluate(key, problem, distilled, test, num_nets=nets, params_N=params_N)
     return evaluation, len(dataset.y_test)
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 
 def summary_table(summary: dict[str, Any]) -> str:
     """The table at the end of a run: what the distilled data do, and what else the same steps could have done."""
@@ -17,7 +19,7 @@ def summary_table(summary: dict[str, Any]) -> str:
         (
             f"{images} random real images, {_count(steps, 'step')}",
             _percent(real["accuracy_mean"], real["accuracy_std"], real["num_nets"]),
-            f"{_count(real['num_nets'], 'set')}, learning rate {real['learning_rate']:g}",
+            f"{_count(real['num_nets'], 'set')}, {real['chosen']}",
         ),
         (
             f"all {summary['num_train']} training images",
@@ -25,10 +27,33 @@ def summary_table(summary: dict[str, Any]) -> str:
             f"{full['adam_steps']} steps of Adam",
         ),
     ]
+    if poisoning := summary.get("poisoning"):
+        rows = [*_poisoning_rows(poisoning), *rows[3:]]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     title = f"{summary['name']}: accuracy on the {summary['num_test']} test examples of {summary['data']}, %"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     return "\n".join([title, *lines])
+
+
+def _poisoning_rows(poisoning: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Before and after the poison: the whole test set by its true and its modified labels, and the attacked class."""
+    rows, count = [], poisoning["num_nets"]
+    attack = f"{poisoning['from']}s taken for {poisoning['to']}s"
+    for name, what in (("overall", "true labels"), ("modified", "modified labels"), ("attacked", attack)):
+        for point in ("before", "after"):
+            figures = poisoning[point]
+            figure = _percent(figures[f"{name}_mean"], figures[f"{name}_std"], count)
+            rows.append((f"{what}, {point}", figure, _count(count, "network")))
+    return rows
+
+
+def pool_lines(metadata: dict[str, Any], path: str) -> str:
+    """What a pool of networks holds, and how well they do."""
+    accuracy, held_out = np.array(metadata["accuracy"]), metadata["test_nets"]
+    lines = [f"{path}: networks trained on {metadata['data']}, accuracy on its test examples, %"]
+    for name, part in (("to distil with", accuracy[held_out:]), ("held out", accuracy[:held_out])):
+        lines.append(f"  {len(part):>5} {name:<14}  {_percent(part.mean(), part.std(), len(part))}")
+    return "\n".join(lines)
 
 
 def evaluation_lines(evaluation: Any, num_test: int) -> str:

@@ -19,7 +19,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddjax import baselines, cli, devices, experiment, report
+from ddjax import baselines, cli, devices, distilling, experiment, report
 from ddjax.artifact import load
 from ddjax.recipes import RECIPES, Recipe
 
@@ -304,7 +304,7 @@ def test_a_run_goes_where_its_recipe_is_named(ddjax, monkeypatch):
         seen.update(others, recipe=recipe, out=out)
         raise EnoughError
 
-    monkeypatch.setattr(experiment, "distill", distill)
+    monkeypatch.setattr(distilling, "distill", distill)
     with pytest.raises(EnoughError):
         ddjax("distill", "digits", "--lr", 0.5, "--data-dir", "there", "--resume")
     assert seen == {

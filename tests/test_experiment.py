@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ddjax import experiment
+from ddjax import distilling, experiment
 from ddjax.core.outer import Layout
 from ddjax.data import load_dataset
 from ddjax.errors import InputError
@@ -20,7 +20,7 @@ SMALL = Recipe(
 
 def test_a_run_compiles_its_outer_step_once(tmp_path, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        experiment.distill(SMALL, tmp_path / "run", progress=False)
+        distilling.distill(SMALL, tmp_path / "run", progress=False)
     compiled = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling ")]
     assert [message.split()[1] for message in compiled].count("jit(step)") == 1
 
@@ -32,7 +32,7 @@ def test_precision_rounds_the_products_of_a_step_and_nothing_that_is_kept(model)
         setting = experiment.set_up(recipe, dataset=load_dataset("digits"))
         distiller = experiment.build_distiller(setting, Layout())
         start = distiller.init(experiment.first_iterate(setting))
-        return jax.jit(distiller.step)(setting.key, start, setting.train)
+        return jax.jit(distiller.step)(setting.key, start, setting.data)
 
     (_, info), (rounded, rounded_info) = one_step("float32"), one_step("bfloat16")
     assert all(leaf.dtype == np.float32 for leaf in rounded.distilled)

@@ -13,8 +13,8 @@ LAYERS = (
     ("errors", "recipes"),
     ("core", "tensorfile"),
     ("models", "data"),
-    ("evaluate", "baselines", "artifact", "devices"),
-    ("run", "experiment", "replay", "report", "plots"),
+    ("evaluate", "fit", "baselines", "poisoning", "artifact", "devices", "pretrain"),
+    ("run", "experiment", "distilling", "replay", "report", "plots"),
     ("cli",),
     ("__main__",),
 )

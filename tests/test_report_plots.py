@@ -40,7 +40,7 @@ SUMMARY = {
     "valid_accuracy": 97.0,
     "distilled": scores(96.5),
     "accuracy_by_step": {"0": 9.87, "1": 96.5},
-    "random_real": scores(45.678, 5.5, nets=20, learning_rate=0.03),
+    "random_real": scores(45.678, 5.5, nets=20, chosen="rate 0.03"),
     "all_data": {"accuracy": 99.0, "adam_steps": 2000},
 }
 
@@ -48,14 +48,14 @@ FIXED_TABLE = """\
 digits: accuracy on the 400 test examples of digits, %
   before training                        9.87
   10 distilled images, 1 step           96.50  1 network
-  10 random real images, 1 step  45.68 ± 5.50  20 sets, learning rate 0.03
+  10 random real images, 1 step  45.68 ± 5.50  20 sets, rate 0.03
   all 1281 training images              99.00  2000 steps of Adam"""
 
 RANDOM_TABLE = """\
 digits: accuracy on the 400 test examples of digits, %
   before training                           9.87
   100 distilled images, 30 steps    79.50 ± 8.12  200 networks
-  100 random real images, 30 steps         45.68  1 set, learning rate 1
+  100 random real images, 30 steps         45.68  1 set, rate 1
   all 1281 training images                 99.00  2000 steps of Adam"""
 
 
@@ -65,7 +65,7 @@ def test_table_of_fixed_weights():
 
 def test_table_of_random_weights():
     many = {"images": 100, "inner_steps": 30, "distilled": scores(79.5, 8.123, nets=200)}
-    one_set = {"random_real": scores(45.678, 5.5, nets=1, learning_rate=1.0)}
+    one_set = {"random_real": scores(45.678, 5.5, nets=1, chosen="rate 1")}
     assert report.summary_table({**SUMMARY, **many, **one_set}) == RANDOM_TABLE
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pytest
 
-from ddjax import artifact, baselines, cli, devices, experiment, run
+from ddjax import artifact, baselines, cli, devices, distilling, run
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.outer import Problem, make_distiller
@@ -380,7 +380,7 @@ def test_the_life_of_a_run(ddjax, monkeypatch, stop_at, tmp_path):
 
     stop_at(None)
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "evaluate", interrupt)
+        patch.setattr(distilling, "evaluate", interrupt)
         status, _, errors = ddjax(*argv)
     assert (status, errors) == (130, "ddjax: interrupted: a run goes on when the same command is given with --resume\n")
     assert checkpoints(out) == [7, 12] and not (out / "distilled.safetensors").exists()

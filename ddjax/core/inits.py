@@ -6,6 +6,7 @@ A network's own `init` is the paper's *random* initialisation: fresh weights at 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from ddjax.core.losses import Params
 
@@ -19,6 +20,7 @@ def fixed(params: Params) -> Init:
 
 def pool(stacked: Params) -> Init:
     """*Random pretrained*: one of P networks with equal probability. Leaves of `stacked` are [P, ...]."""
+    stacked = jax.tree.map(jnp.asarray, stacked)  # NumPy arrays take no traced index
     size = jax.tree.leaves(stacked)[0].shape[0]
 
     def draw(key: jax.Array) -> Params:
