@@ -16,9 +16,9 @@ from ddjax.errors import InputError
 from ddjax.models import MODELS, build_model, from_linen, from_nnx, gates, layers
 
 
-def native_conv(inputs, kernel, padding):
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=dimensions)
+def native_conv(inputs, kernel, padding, stride=1):
+    dimensions, pads = ("NHWC", "HWIO", "NHWC"), [(padding, padding)] * 2
+    return jax.lax.conv_general_dilated(inputs, kernel, (stride, stride), pads, dimension_numbers=dimensions)
 
 
 def native_pool(inputs, size, stride, padding):
@@ -74,6 +74,13 @@ def test_conv_equals_the_native_one(x64, height, width, k, padding):
     assert_same_derivatives(
         partial(layers.conv, padding=padding), partial(native_conv, padding=padding), inputs, kernel
     )
+
+
+@pytest.mark.parametrize(("height", "k", "padding", "stride"), [(19, 11, 2, 4), (8, 3, 0, 2), (9, 3, 1, 2)])
+def test_conv_at_a_stride_equals_the_native_one(x64, formulation, height, k, padding, stride):
+    inputs, kernel = random_arrays((2, height, height + 1, 3), (k, k, 3, 4))
+    ours, native = (partial(f, padding=padding, stride=stride) for f in (layers.conv, native_conv))
+    assert_same_derivatives(ours, native, inputs, kernel)
 
 
 # Outputs that divide by 4 take tiles of two pools by two, others tiles of one; the last two are odd.

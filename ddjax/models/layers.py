@@ -1,7 +1,8 @@
 """Convolution, pooling and dense layers in the form that each backend runs fastest, second derivatives and `vmap` included.
 
 On a CPU a convolution is (patches x kernel), and one followed by 2x2 max-pooling is the single product of `planes`, because
-XLA's own convolutions are slow there under `vmap` over weights. Elsewhere both are the backend's own. Numbers: benchmarks/.
+XLA's own convolutions are slow there under `vmap` over weights and in the body of a loop (of AlexNet's inner step, fifteen
+times). Elsewhere both are the backend's own. Numbers: benchmarks/.
 """
 
 from collections.abc import Callable
@@ -23,18 +24,19 @@ def _on_cpu() -> bool:
 
 
 class Conv(nn.Module):
-    """Stride-1 convolution with bias: `features` kernels of `size` x `size`, zero `padding` on each side."""
+    """Convolution with bias: `features` kernels of `size` x `size`, zero `padding` on each side."""
 
     features: int
     size: int
     padding: int
     kernel_init: nn.initializers.Initializer
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        return conv(x, kernel, padding=self.padding) + bias.reshape(1, 1, 1, -1)
+        return conv(x, kernel, padding=self.padding, stride=self.stride) + bias.reshape(1, 1, 1, -1)
 
 
 def arrange(pictures: jax.Array) -> Pictures:
@@ -88,12 +90,12 @@ class Dense(nn.Module):
         return product(x, kernel) + bias.reshape(1, -1)
 
 
-def conv(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
-    """Stride-1 convolution: [n, H, W, C] with kernel [k, k, C, F] and zero padding on each side -> [n, H', W', F]."""
+def conv(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0, stride: int = 1) -> jax.Array:
+    """Convolution: [n, H, W, C] with kernel [k, k, C, F] and zero padding on each side -> [n, H', W', F]."""
     if not _on_cpu():
-        return _native_conv(inputs, kernel, padding)
+        return _native_conv(inputs, kernel, padding, stride)
     k = kernel.shape[0]
-    patches = _windows(inputs, size=k, stride=1, padding=padding)
+    patches = _windows(inputs, size=k, stride=stride, padding=padding)
     return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
@@ -149,9 +151,9 @@ def local_response_norm(
     return inputs / (k + alpha * mean) ** beta
 
 
-def _native_conv(inputs: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+def _native_conv(inputs: jax.Array, kernel: jax.Array, padding: int, stride: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(
-        inputs, kernel, (1, 1), ((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        inputs, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
