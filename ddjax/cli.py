@@ -7,11 +7,11 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from ddjax import artifact, devices, distilling, plots, pretrain, replay, report
+from ddjax import artifact, devices, distilling, plots, pretrain, replay, report, reproduce
 from ddjax.data import DATASETS, prepare
 from ddjax.errors import InputError
 from ddjax.pretrain import Training
@@ -28,6 +28,7 @@ Dataset distillation in JAX: a data set becomes a handful of synthetic examples 
   ddjax evaluate PATH        train networks on a distilled artefact and test them
   ddjax plot PATH            draw the pictures of a run, or of an artefact alone
   ddjax prepare NAME...      download and prepare data sets
+  ddjax reproduce paper      fill the paper's tables: every run, baseline and figure
 
 `ddjax COMMAND --help` says more. PATH is the folder of a run or a distilled.safetensors file."""
 
@@ -105,6 +106,20 @@ class PrepareArgs:
     """Any of: mnist, fashion_mnist, cifar10, svhn_cropped, usps. (digits needs no preparation.)"""
     data_dir: str | None = None
     """Where to put them; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceArgs:
+    """Run every experiment of the paper that is missing, resume what is half done, and rebuild RESULTS.md beside the paper."""
+
+    only: tuple[str, ...] = ()
+    """Runs to make, of those in RESULTS.md; all if none is named, but those for an accelerator where there is none."""
+    budget: Literal["full", "quick"] = "full"
+    """full, or quick: all of it on scikit-learn's digits with a small network in a few steps, to see that it works."""
+    out: Path | None = None
+    """Folder for pools, runs and results; by default the current one, and `quick` for the quick budget."""
+    data_dir: str | None = None
+    """Folder of prepared data sets; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -225,6 +240,19 @@ def _prepare(argv: list[str]) -> None:
         print(prepare(name, data_dir=args.data_dir), flush=True)
 
 
+def _reproduce(argv: list[str]) -> None:
+    if not argv or argv[0] != "paper":
+        if argv and argv[0] in ("-h", "--help"):
+            tyro.cli(ReproduceArgs, args=["--help"], prog="ddjax reproduce paper")
+        raise InputError("say what to reproduce: ddjax reproduce paper [OPTIONS]")
+    args = tyro.cli(ReproduceArgs, args=argv[1:], prog="ddjax reproduce paper")
+    root = args.out or Path("quick" if args.budget == "quick" else ".")
+    devices.use_all_cores()
+    rows = reproduce.reproduce(root, only=args.only, budget=args.budget, data_dir=args.data_dir)
+    measured = sum(row["ours_mean"] is not None for row in rows)
+    print(f"{measured} of {len(rows)} rows are measured: {root / 'RESULTS.md'}, {root / 'results' / 'paper.json'}")
+
+
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recipes": _recipes,
     "distill": _distill,
@@ -232,4 +260,5 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": _evaluate,
     "plot": _plot,
     "prepare": _prepare,
+    "reproduce": _reproduce,
 }

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ddjax import artifact, baselines
-from ddjax.core.distilled import fixed_labels
+from ddjax.core.distilled import DistilledData, fixed_labels
 from ddjax.core.outer import replicated
 from ddjax.data import Dataset
 from ddjax.devices import make_layout
@@ -66,6 +66,7 @@ def distill(
     dataset: Dataset | None = None,
     model: Model | None = None,
     data_dir: str | None = None,
+    compare: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Runs a recipe from data to artefact and returns its summary (also in `summary.json`).
@@ -80,6 +81,7 @@ def distill(
       resume: continue what `out` holds; a run that has not begun is begun.
       dataset, model: used instead of those the recipe names.
       data_dir: folder of prepared data sets.
+      compare: whether to measure, too, what random real images do in the same steps and training on all the data does.
       progress: whether to show progress on the terminal.
 
     Raises:
@@ -108,11 +110,13 @@ def distill(
         eval_every=recipe.eval_every,
         progress=progress,
     )
-    return finish(experiment, finished, out, name=name, model_name=model_name)
+    return finish(experiment, finished, out, name=name, model_name=model_name, compare=compare)
 
 
-def finish(experiment: Experiment, finished: RunState, out: Path, *, name: str, model_name: str) -> dict[str, Any]:
-    """Measures the best iterate on the test set beside its baselines, and writes the artefact and `summary.json`."""
+def finish(
+    experiment: Experiment, finished: RunState, out: Path, *, name: str, model_name: str, compare: bool
+) -> dict[str, Any]:
+    """Measures the best iterate on the test set, and what to `compare` it with, and writes the artefact and `summary.json`."""
     recipe, problem = experiment.recipe, experiment.problem
     best = finished.best._replace(labels=problem.targets(finished.best.labels))
     plain = problem._replace(targets=fixed_labels)
@@ -128,18 +132,6 @@ def finish(experiment: Experiment, finished: RunState, out: Path, *, name: str, 
         "accuracy": test.summary(),
     }
     artifact.save(out / artifact.FILE_NAME, best, metadata, experiment.params)
-    real = baselines.random_real(
-        experiment.stream("baseline"),
-        plain,
-        best,
-        experiment.train,
-        experiment.outer(experiment.valid),
-        test_set,
-        params_N=experiment.test_params,
-    )
-    full, full_steps = baselines.all_data(
-        experiment.stream("all data"), plain, experiment.outer(experiment.train), test_set
-    )
     summary = {
         "name": name,
         "data": experiment.dataset.name,
@@ -151,9 +143,16 @@ def finish(experiment: Experiment, finished: RunState, out: Path, *, name: str, 
         "valid_accuracy": 100 * float(finished.best_accuracy),
         "distilled": test.summary(),
         "accuracy_by_step": dict(zip(map(str, test.steps), test.accuracy.mean(axis=0).tolist(), strict=True)),
-        "random_real": real.summary(),
-        "all_data": {"accuracy": full, "adam_steps": full_steps},
     }
+    if experiment.pool is not None:
+        accuracy, held_out = np.array(experiment.pool.metadata["accuracy"]), experiment.test_nets
+        parts = {"train": accuracy[held_out:], "test": accuracy[:held_out]}
+        summary["pool"] = {
+            name: {"num_nets": len(part), "accuracy_mean": part.mean(), "accuracy_std": part.std()}
+            for name, part in parts.items()
+        }
+    if compare:
+        summary |= comparison(experiment, best)
     if recipe.poison:
         measure = functools.partial(confusion, plain.apply, num_classes=experiment.dataset.num_classes)
         confusions = measure_trained(measure, experiment.stream("test"), plain, best, experiment.test, **nets)
@@ -162,6 +161,17 @@ def finish(experiment: Experiment, finished: RunState, out: Path, *, name: str, 
     draft.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(draft, out / "summary.json")
     return summary
+
+
+def comparison(experiment: Experiment, best: DistilledData) -> dict[str, Any]:
+    """What the same steps on random real images reach, and ordinary training on all the data."""
+    plain = experiment.problem._replace(targets=fixed_labels)
+    train, valid, test = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
+    real = baselines.random_real(
+        experiment.stream("baseline"), plain, best, train, valid, test, params_N=experiment.test_params
+    )
+    full, full_steps = baselines.all_data(experiment.stream("all data"), plain, experiment.outer(train), test)
+    return {"random_real": real.summary(), "all_data": {"accuracy": full, "adam_steps": full_steps}}
 
 
 def describe(experiment: Experiment, model_name: str) -> dict[str, Any]:

@@ -31,11 +31,12 @@ class Evaluation(NamedTuple):
     loss: np.ndarray
 
     def summary(self) -> dict[str, float | int]:
-        """Mean and standard deviation over networks at the end, and the means before training; percent and nats."""
+        """Means and standard deviations over networks at the end and before training; percent and nats."""
         return {
             "accuracy_mean": float(self.accuracy[:, -1].mean()),
             "accuracy_std": float(self.accuracy[:, -1].std()),
             "accuracy_before_mean": float(self.accuracy[:, 0].mean()),
+            "accuracy_before_std": float(self.accuracy[:, 0].std()),
             "loss_mean": float(self.loss[:, -1].mean()),
             "num_nets": len(self.accuracy),
         }

@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from ddjax.artifact import Artifact
 from ddjax.data import denormalise
@@ -112,3 +112,25 @@ def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) ->
         paths.append(folder / "curve.png")
         plot_curve(metrics, paths[-1])
     return paths
+
+
+def plot_ablation(points: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against what `row` counts ("S = 5"), one line a column, with the deviation over networks.
+
+    points: rows of `paper.json` that are measured.
+    """
+    fig, axis = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    for column in dict.fromkeys(point["column"] for point in points):
+        own = [point for point in points if point["column"] == column]
+        x = [int(point["row"].split(" = ")[1]) for point in own]
+        y, spread = ([point[key] for point in own] for key in ("ours_mean", "ours_std"))
+        axis.errorbar(x, y, yerr=spread if any(spread) else None, fmt="o-", capsize=3, label=column)
+    table = points[0]["table"].removeprefix("Figure: ")
+    axis.set(xlabel=table, ylabel="test accuracy, %", xscale="log")
+    axis.set_xticks(sorted({int(point["row"].split(" = ")[1]) for point in points}))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    fig.savefig(path, dpi=_DPI)
+    plt.close(fig)

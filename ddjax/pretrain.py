@@ -107,6 +107,11 @@ def pretrain(
             tensorfile.write(path, tensorfile.named("nets", nets), metadata)
             bar.set_postfix_str(f"test {np.mean(accuracy):.2f} ± {np.std(accuracy):.2f} %")
             bar.update(kept)
+            if progress and bar.disable:
+                print(
+                    f"network {len(accuracy)}/{wanted}  test {np.mean(accuracy):.2f} ± {np.std(accuracy):.2f} %",
+                    flush=True,
+                )
     return load_pool(path, model)
 
 

@@ -7,28 +7,29 @@ import numpy as np
 
 def summary_table(summary: dict[str, Any]) -> str:
     """The table at the end of a run: what the distilled data do, and what else the same steps could have done."""
-    distilled, real, full = summary["distilled"], summary["random_real"], summary["all_data"]
-    steps, images = summary["inner_steps"], summary["images"]
+    distilled, images, steps = summary["distilled"], summary["images"], _count(summary["inner_steps"], "step")
+    nets = _count(distilled["num_nets"], "network")
     rows = [
         ("before training", _percent(distilled["accuracy_before_mean"]), ""),
         (
-            f"{images} distilled images, {_count(steps, 'step')}",
+            f"{images} distilled images, {steps}",
             _percent(distilled["accuracy_mean"], distilled["accuracy_std"], distilled["num_nets"]),
-            _count(distilled["num_nets"], "network"),
-        ),
-        (
-            f"{images} random real images, {_count(steps, 'step')}",
-            _percent(real["accuracy_mean"], real["accuracy_std"], real["num_nets"]),
-            f"{_count(real['num_nets'], 'set')}, {real['chosen']}",
-        ),
-        (
-            f"all {summary['num_train']} training images",
-            _percent(full["accuracy"]),
-            f"{full['adam_steps']} steps of Adam",
+            nets,
         ),
     ]
     if poisoning := summary.get("poisoning"):
-        rows = [*_poisoning_rows(poisoning), *rows[3:]]
+        rows = _poisoning_rows(poisoning)
+    if "random_real" in summary:
+        real, full = summary["random_real"], summary["all_data"]
+        figure = _percent(real["accuracy_mean"], real["accuracy_std"], real["num_nets"])
+        rows += [
+            (f"{images} random real images, {steps}", figure, f"{_count(real['num_nets'], 'set')}, {real['chosen']}"),
+            (
+                f"all {summary['num_train']} training images",
+                _percent(full["accuracy"]),
+                f"{full['adam_steps']} steps of Adam",
+            ),
+        ]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     title = f"{summary['name']}: accuracy on the {summary['num_test']} test examples of {summary['data']}, %"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]

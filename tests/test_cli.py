@@ -24,7 +24,7 @@ from ddjax.artifact import load
 from ddjax.recipes import RECIPES, Recipe
 
 COMMANDS = ("recipes", "distill", "evaluate", "plot", "prepare")
-METRICS = {"accuracy_mean", "accuracy_std", "accuracy_before_mean", "loss_mean", "num_nets"}
+METRICS = {"accuracy_mean", "accuracy_std", "accuracy_before_mean", "accuracy_before_std", "loss_mean", "num_nets"}
 TINY = ("--outer-steps", 12, "--eval-every", 4, "--batch-size", 16, "--inner-lr", 0.1, "--lr", 0.2)
 
 

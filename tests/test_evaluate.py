@@ -102,6 +102,7 @@ def test_evaluation_is_that_of_numpy_whatever_the_chunk(chunk):
         "accuracy_mean": pytest.approx(expected[:, 0, -1].mean()),
         "accuracy_std": pytest.approx(expected[:, 0, -1].std(), rel=1e-4),
         "accuracy_before_mean": pytest.approx(expected[:, 0, 0].mean()),
+        "accuracy_before_std": pytest.approx(expected[:, 0, 0].std()),
         "loss_mean": pytest.approx(expected[:, 1, -1].mean(), rel=1e-4),
         "num_nets": 5,
     }

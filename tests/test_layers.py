@@ -10,11 +10,12 @@ ROOT = Path(__file__).parents[1]
 
 # Lowest first; a module may import from its own layer and from lower ones.
 LAYERS = (
-    ("errors", "recipes"),
+    ("errors", "recipes", "paper"),
     ("core", "tensorfile"),
     ("models", "data"),
-    ("evaluate", "fit", "baselines", "poisoning", "artifact", "devices", "pretrain"),
+    ("evaluate", "fit", "baselines", "poisoning", "artifact", "devices", "provenance", "pretrain"),
     ("run", "experiment", "distilling", "replay", "report", "plots"),
+    ("results", "reproduce"),
     ("cli",),
     ("__main__",),
 )

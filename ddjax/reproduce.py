@@ -1,0 +1,284 @@
+"""Runs what the paper's tables need and is missing, resumes what is half done, and files every figure with its provenance.
+
+Under one folder: `pools/` the trained networks, `runs/NAME/` the work of each run, `results/NAME/` what is kept of it
+(artefact, pictures, summary, metrics, baselines, provenance), `results/paper.json` every row, and `RESULTS.md`.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ddjax import artifact, baselines, distilling, plots, provenance
+from ddjax.core.distilled import DistilledData, fixed_labels
+from ddjax.errors import InputError
+from ddjax.experiment import Experiment, set_up
+from ddjax.paper import ROWS, RUNS, Row, Run
+from ddjax.pretrain import Training, pretrain_for
+from ddjax.recipes import Recipe
+from ddjax.results import write_results
+from ddjax.run import read_metrics
+
+KEPT = (artifact.FILE_NAME, "summary.json", "metrics.jsonl", "images.png", "curve.png", "learning_rates.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is spent: `shrink` makes a run's recipe the one that is run; the rest are sizes of pools and baselines."""
+
+    shrink: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    pool_nets: int = 40
+    pool_test_nets: int = 20
+    training: Training | None = None
+    baseline_nets: int = 20
+    full_data_nets: int = 3
+    full_data_steps: int = 2000
+
+
+def _on_digits(recipe: Recipe) -> Recipe:
+    """The same experiment at a size for tests: scikit-learn's digits, a small network, a few steps."""
+    return dataclasses.replace(
+        recipe,
+        data="digits",
+        source="digits" if recipe.source else "",
+        pool="pools/digits.safetensors" if recipe.source else "",
+        checkpoint="",
+        pictures="",
+        model="mlp",
+        steps=min(recipe.steps, 2),
+        epochs=min(recipe.epochs, 2),
+        per_class=1,
+        outer_steps=2,
+        eval_every=1,
+        batch_size=32,
+        num_nets=min(recipe.num_nets, 2),
+        valid_nets=2,
+        test_nets=2,
+    )
+
+
+# MNIST's networks as well trained as the paper's (98.6 %); the smaller sets need fewer steps.
+TRAINING = {"mnist": Training(1000), "usps": Training(800), "digits": Training(300)}
+BUDGETS = {
+    "full": Budget(),
+    "quick": Budget(_on_digits, 2, 2, Training(20, 32), baseline_nets=2, full_data_nets=2, full_data_steps=20),
+}
+
+
+def reproduce(
+    root: Path, *, only: Iterable[str] = (), budget: str = "full", data_dir: str | None = None, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Fills the rows of the paper's tables and returns them, as `results/paper.json` has them.
+
+    Args:
+      root: folder of everything; what it holds already is kept, and runs with the same settings are not repeated.
+      only: names of `paper.RUNS`; all but those for accelerators, where there is none, if none is given.
+      budget: "full", or "quick": all of it on scikit-learn's digits, with a small network and a few steps.
+      data_dir: folder of prepared data sets.
+      progress: whether to show progress on the terminal.
+
+    Raises:
+      InputError: an unknown name; or, for a run that `only` names, whatever its data, weights or folder lack.
+      InterruptedRunError, NonFiniteError: see `run.run`.
+    """
+    only = tuple(only)
+    unknown = [name for name in only if name not in RUNS]
+    if unknown:
+        raise InputError(f"there is no run named {unknown[0]!r}: choose among {', '.join(RUNS)}")
+    reasons = {}
+    for name in only or RUNS:
+        run = RUNS[name]
+        if run.accelerator and budget == "full" and not only and jax.default_backend() == "cpu":
+            reasons[name] = "for an accelerator, and there is none here"
+            continue
+        try:
+            Work(root, name, run, BUDGETS[budget], data_dir, progress).do()
+        except InputError as error:
+            if only:
+                raise
+            reasons[name] = str(error)
+        jax.clear_caches()
+    rows = [_filled(root, row, reasons.get(row.run, "not run yet"), BUDGETS[budget]) for row in ROWS]
+    write_results(root, rows)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One run of the paper, from nothing to what is filed of it."""
+
+    root: Path
+    name: str
+    run: Run
+    budget: Budget
+    data_dir: str | None
+    progress: bool
+
+    @property
+    def recipe(self) -> Recipe:
+        recipe = self.budget.shrink(self.run.settings)
+        return dataclasses.replace(recipe, pool=str(self.root / recipe.pool)) if recipe.pool else recipe
+
+    @property
+    def kept(self) -> Path:
+        return self.root / "results" / self.name
+
+    def do(self) -> None:
+        """Whatever of pool, distillation and baselines is missing."""
+        filed = [path.parent for path in sorted(self.kept.parent.glob("*/provenance.json"))]
+        same = [folder for folder in filed if _filed_recipe(folder) == _portable(self.recipe)]
+        if same and self.kept not in same:  # what the same settings gave under another name
+            shutil.copytree(same[0], self.kept, dirs_exist_ok=True)
+        elif not same:
+            self._say("distilling")
+            self._pretrain()
+            self._distill()
+        missing = [part for part in self.run.baselines if part not in _read_json(self.kept / "baselines.json")]
+        if missing:
+            self._pretrain()
+            self._baselines(missing)
+
+    def _say(self, what: str) -> None:
+        if self.progress:
+            print(f"{self.name}: {what}", flush=True)
+
+    def _pretrain(self) -> None:
+        recipe = self.recipe
+        if not recipe.pool:
+            return
+        training = self.budget.training or TRAINING.get(recipe.source, Training())
+        self._say(f"networks trained on {recipe.source}, in {recipe.pool}")
+        pretrain_for(
+            recipe,
+            num_nets=self.budget.pool_nets,
+            test_nets=self.budget.pool_test_nets,
+            training=training,
+            resume=True,
+            data_dir=self.data_dir,
+            progress=self.progress,
+        )
+
+    def _distill(self) -> None:
+        folder, started = self.root / "runs" / self.name, time.monotonic()
+        options: dict[str, Any] = {"data_dir": self.data_dir, "progress": self.progress}
+        distilling.distill(self.recipe, folder, name=self.name, resume=True, compare=False, **options)
+        metrics = read_metrics(folder / "metrics.jsonl")
+        plots.plot_run(artifact.load(folder), metrics, folder)
+        self.kept.mkdir(parents=True, exist_ok=True)
+        (self.kept / "baselines.json").unlink(missing_ok=True)  # measured with the budget of another run
+        for file in KEPT:
+            shutil.copyfile(folder / file, self.kept / file)
+        facts = {
+            "command": self.run.command,
+            "seconds_distilling": metrics[-1]["seconds"],
+            "seconds_last_call": round(time.monotonic() - started, 1),
+            "python": platform.python_version(),
+            "versions": provenance.versions(),
+            **_here(),
+        }
+        _write_json(self.kept / "provenance.json", facts)
+
+    def _baselines(self, missing: list[str]) -> None:
+        experiment = set_up(self.recipe, data_dir=self.data_dir)
+        like = artifact.load(self.kept).distilled
+        for part in missing:
+            self._say(f"baseline {part}")
+            started = time.monotonic()
+            summary = measure_baseline(part, experiment, like, self.budget)
+            figure = {**summary, "seconds": round(time.monotonic() - started, 1), **_here()}
+            _write_json(self.kept / "baselines.json", {**_read_json(self.kept / "baselines.json"), part: figure})
+
+
+def measure_baseline(part: str, experiment: Experiment, like: DistilledData, budget: Budget) -> dict[str, Any]:
+    """The summary of one of `paper.BASELINES`, with the budget of the distilled data `like`."""
+    key = jax.random.fold_in(experiment.stream("baseline"), 1)
+    problem = experiment.problem._replace(targets=fixed_labels)
+    splits = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
+    nets: dict[str, Any] = {"params_N": experiment.test_params, "num_nets": budget.baseline_nets}
+    if part == "full data":
+        nets["num_nets"] = budget.full_data_nets
+        return baselines.full_data(key, problem, splits[0], splits[2], steps=budget.full_data_steps, **nets).summary()
+    if part == "random real":
+        sets = {"params_N": nets["params_N"], "num_sets": budget.baseline_nets}
+        return baselines.random_real(key, problem, like, *splits, **sets).summary()
+    if part.startswith("K-NN"):
+        make = baselines.kmeans_sets if part.endswith("k-means") else baselines.random_sets
+        count = 3 if part.endswith("k-means") else budget.baseline_nets
+        return baselines.knn(like, make(key, like, experiment.train, count), *splits[1:]).summary()
+    train = {"optimised real": baselines.optimised_real, "k-means": baselines.kmeans}.get(part, baselines.class_average)
+    return train(key, problem, like, *splits, **nets).summary()
+
+
+def _portable(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's settings without the folder that its pool happens to lie in."""
+    return {**dataclasses.asdict(recipe), "pool": Path(recipe.pool).name}
+
+
+def _filed_recipe(folder: Path) -> dict[str, Any] | None:
+    """The settings of the artefact in a folder of results, or None where there is none."""
+    if not (folder / "provenance.json").is_file():
+        return None
+    return _portable(Recipe(**artifact.load(folder).metadata["recipe"]))
+
+
+def _here() -> dict[str, str]:
+    return {"commit": provenance.commit(), "machine": provenance.machine()}
+
+
+def _filled(root: Path, row: Row, reason: str, budget: Budget) -> dict[str, Any]:
+    """One row of `paper.json`; figures in percent, null where the row is not measured and `status` says why."""
+    run = RUNS[row.run]
+    folder = root / "results" / row.run
+    filed, facts = _filed_recipe(folder), _read_json(folder / "provenance.json")
+    if filed and filed != _portable(budget.shrink(run.settings)):
+        filed, reason = None, "measured with other settings than the recipe has now; run it again"
+    figure = _figure(row.part, folder) if filed else None
+    told = {**facts, **figure} if figure else {}
+    return {
+        **{name: getattr(row, name) for name in ("table", "row", "column", "paper", "run")},
+        "ours_mean": None if figure is None else figure["mean"],
+        "ours_std": None if figure is None else figure["std"],
+        "networks": None if figure is None else figure["networks"],
+        "status": reason if figure is None else "measured",
+        "command": f"ddjax reproduce paper --only {row.run}",
+        **{name: told.get(name) for name in ("commit", "seconds", "machine")},
+    }
+
+
+def _figure(part: str, folder: Path) -> dict[str, Any] | None:
+    """Mean, standard deviation and count of networks of one figure, with its own provenance where it has one."""
+    summary = _read_json(folder / "summary.json")
+    if part.startswith("poisoning: "):
+        what, when = part.removeprefix("poisoning: ").split(", ")
+        poisoning = summary["poisoning"]
+        figures = poisoning[when]
+        found = {"mean": figures[f"{what}_mean"], "std": figures[f"{what}_std"], "networks": poisoning["num_nets"]}
+    elif part in ("distilled", "before"):
+        scores, which = summary["distilled"], "accuracy" if part == "distilled" else "accuracy_before"
+        count = scores["num_nets"]
+        std = scores[f"{which}_std"] if count > 1 else 0.0
+        found = {"mean": scores[f"{which}_mean"], "std": std, "networks": count}
+    else:
+        baseline = _read_json(folder / "baselines.json").get(part)
+        if baseline is None:
+            return None
+        found = {"mean": baseline["accuracy_mean"], "std": baseline["accuracy_std"], "networks": baseline["num_nets"]}
+        return found | {name: baseline[name] for name in ("commit", "machine", "seconds")}
+    return found | {"seconds": _read_json(folder / "provenance.json")["seconds_distilling"]}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _write_json(path: Path, contents: Any) -> None:
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(contents, indent=2) + "\n")
+    os.replace(draft, path)
