@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                          # LeNet, gradient descent, T = 30, 100 and 300
     python benchmarks/memory.py --direction adam --plot benchmarks/memory.png
+    python benchmarks/memory.py --model alexnet --steps 1 --epochs 1 3 --per-step 20 --peak
 
 The rules: `reverse_over_reverse`, plain automatic differentiation, which keeps every step's activations; `mixed_mode`, ours,
 which keeps what each step starts from; `mixed_mode` with `remat`, which keeps that of one epoch and of every epoch's start.
@@ -9,12 +10,15 @@ T = S * E with S fixed. `MB` is what the compiled step asks for beside its argum
 network; the step is compiled and not run, unless `--rounds` asks for its time too, so a busy machine does not change it.
 `weights/step` is what each step more costs, (memory(T) - memory(T before)) / (T - T before), in units of the network's
 weights. The last lines hold the growth over all T against what should be kept: one copy a step, of the weights and of the
-state that momentum (as large) or Adam (twice) adds.
+state that momentum (as large) or Adam (twice) adds. With `--peak`, one step of the longest T is taken with `remat` by a
+process of its own, on one core: what the compiled step needs in all, and the most that the process ever held, against 16 GB.
 """
 
 import argparse
 import dataclasses
 import os
+import resource
+from collections.abc import Callable
 from typing import Any
 
 import harness
@@ -22,6 +26,7 @@ import harness
 from ddjax.devices import make_layout, use_all_cores
 from ddjax.errors import InputError
 
+BAR = 16e9  # bytes that one outer step may take
 LIMIT = 1.2  # copies a step: one is needed, and a little is left for what XLA lays beside it
 
 
@@ -34,6 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-step", type=int, default=10, help="M, images a step")
     parser.add_argument("--batch-size", type=int, default=1024, help="real examples an outer step")
     parser.add_argument("--rounds", type=int, default=0, help="also time the steps of the shortest T, so often")
+    parser.add_argument("--peak", action="store_true", help="also take one step and see what its process held")
     parser.add_argument("--plot", metavar="FILE.png", help="draw memory against T there")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     return parser.parse_args()
@@ -44,6 +50,48 @@ def size(tree: Any) -> int:
     import jax
 
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def base_experiment(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The experiment, but for its epochs, and the layout on one device."""
+    fields = {"steps": args.steps, "direction": args.direction, "batch_size": args.batch_size}
+    base = harness.random_experiment(args.model, per_class=args.per_step // 10, **fields)
+    return base, make_layout(1, args.batch_size)._replace(mesh=None)
+
+
+def one_step(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
+    """Runs in a process of its own: a function that takes a step of the longest T and says what was held so far."""
+    base, layout = base_experiment(args)
+    longest = base._replace(recipe=dataclasses.replace(base.recipe, epochs=max(args.epochs)))
+    step, arguments = harness.outer_step(longest, layout._replace(remat=True))
+    compiled = step.lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    run = harness.stepper(compiled, arguments)
+
+    def take() -> dict[str, Any]:
+        run()
+        return {
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "argument_bytes": memory.argument_size_in_bytes,
+            "result_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            "peak_resident_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+
+    return take
+
+
+def peak(args: argparse.Namespace) -> dict[str, Any]:
+    """What `one_step` reports, printed, with whether all of it is below `BAR`."""
+    worker = harness.Worker(one_step, args)
+    found = worker.ready
+    worker.stop()
+    temporary, given, results, held = found.values()
+    print(
+        f"T={args.steps * max(args.epochs)}, mixed_mode, remat: {temporary / 1e9:.2f} GB, with arguments and results "
+        f"{(temporary + given + results) / 1e9:.2f} GB; the process held {held / 1e9:.2f} GB at most, "
+        f"{'below' if max(held, temporary + given + results) < BAR else 'NOT below'} {BAR / 1e9:g} GB"
+    )
+    return found
 
 
 def measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int, float]:
@@ -57,14 +105,7 @@ def measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int, float]
         "mixed_mode": (mixed_mode, False),
         "mixed_mode, remat": (mixed_mode, True),
     }
-    layout = make_layout(1, args.batch_size)._replace(mesh=None)
-    base = harness.random_experiment(
-        args.model,
-        steps=args.steps,
-        per_class=args.per_step // 10,
-        direction=args.direction,
-        batch_size=args.batch_size,
-    )
+    base, layout = base_experiment(args)
     params, direction = jax.eval_shape(base.problem.init, base.key), base.problem.direction
     weights = size(params)
     kept = weights + (0 if direction is None else size(jax.eval_shape(direction.init, params)))
@@ -137,11 +178,12 @@ def main() -> None:
     ]
     harness.print_table(("T", "rule", "MB", "weights/step"), table)
     verdicts = {rule: verdict(rows, rule, weights, copies) for rule in ("mixed_mode", "mixed_mode, remat")}
+    held = peak(args) if args.peak else None
     origin = harness.about()
     device = jax.devices()[0].device_kind
     for row in rows:
         row |= {"model": args.model, "direction": args.direction, "device": device, "weights_bytes": weights}
-        row |= {"growth_from_first_T": verdicts.get(row["rule"]), **origin}
+        row |= {"growth_from_first_T": verdicts.get(row["rule"]), **({"one_step": held} if held else {}), **origin}
     harness.write_json(args.json, rows)
     if args.plot:
         plot(args.plot, rows)
