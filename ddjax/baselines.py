@@ -4,22 +4,21 @@ The baselines of Dataset Distillation (arXiv 1811.10959, sec. 4, Tables 1 and 2)
 training data, the learning rate and the neighbours on the part of them that is held out; the test set is only scored.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.losses import Params
 from ddjax.core.outer import Problem
-from ddjax.data import Split, normalise
-from ddjax.errors import InputError
+from ddjax.data import Split
 from ddjax.evaluate import Evaluation, evaluate, score
 from ddjax.fit import fit
+from ddjax.real_sets import class_of_place, kmeans_sets, mean_sets, normalised, random_sets
 
 # Fixed learning rates tried for a baseline, beside those that the distilled data learned.
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -66,61 +65,6 @@ class Scores(NamedTuple):
             "num_nets": len(self.accuracy),
             "chosen": self.chosen,
         }
-
-
-def random_sets(key: jax.Array, like: DistilledData, train: Split, num_sets: int) -> np.ndarray:
-    """Sets of random training images, each image of the class that `like` has in its place.
-
-    A set repeats an image only where its class has fewer than are wanted.
-
-    Args:
-      key: draws the images.
-      like: its labels [S, M, K] give the class of every place, by their maximum; in any arrangement.
-      train: training examples.
-      num_sets: R.
-
-    Returns:
-      float32 [R, S, M, ...], normalised.
-
-    Raises:
-      InputError: a class has no training example.
-    """
-    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
-    rows = np.empty((num_sets, *np.shape(like.labels)[:2]), np.int64)
-    for members, places in _classes(like, train):
-        for own_rows in rows:
-            own_rows[places] = rng.choice(members, places.sum(), replace=places.sum() > len(members))
-    return _normalised(train, rows.reshape(-1)).reshape(num_sets, *like.images.shape)
-
-
-def kmeans_sets(
-    key: jax.Array, like: DistilledData, train: Split, num_sets: int = 1, *, most: int = 2000
-) -> np.ndarray:
-    """Sets of k-means centres: a class has as many centres as `like` has places for it, and each fills one.
-
-    A class that has no more distinct images than places gives those images, repeated. Arguments, returns and errors as for
-    `random_sets`, and `most`: training images of a class that are clustered, drawn afresh for each set.
-    """
-    images = np.empty((num_sets, *like.images.shape), np.float32)
-    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
-    for members, places in _classes(like, train):
-        for own_images in images:
-            rows = rng.permutation(members)[:most]
-            points, count = _normalised(train, rows).reshape(len(rows), -1), int(places.sum())
-            centres = np.unique(points, axis=0)
-            if len(centres) > count:
-                seed = int(rng.integers(2**32))
-                centres = KMeans(count, n_init=1, random_state=seed).fit(points).cluster_centers_
-            own_images[places] = np.resize(centres, (count, *images.shape[3:]))
-    return images
-
-
-def mean_sets(like: DistilledData, train: Split) -> np.ndarray:
-    """One set with the mean training image of its class in every place. Returns and errors as for `random_sets`, R = 1."""
-    images = np.empty((1, *like.images.shape), np.float32)
-    for members, places in _classes(like, train):
-        images[0][places] = _normalised(train, members).mean(axis=0)
-    return images
 
 
 def train_on(
@@ -222,10 +166,10 @@ def knn(like: DistilledData, sets: np.ndarray, valid: Split, test: Split) -> Sco
       sets: float32 [R, S, M, ...], normalised, as from `random_sets` or `kmeans_sets`; each is scored by itself.
       valid, test: neighbours and distance are chosen on `valid`, by a few of the sets; scores are from `test`.
     """
-    classes = _class_of_place(like).reshape(-1)
+    classes = class_of_place(like).reshape(-1)
 
     def percent(split: Split, sets: np.ndarray, count: int, metric: str) -> np.ndarray:
-        points, labels = _normalised(split).reshape(len(split.labels), -1), np.asarray(split.labels)
+        points, labels = normalised(split).reshape(len(split.labels), -1), np.asarray(split.labels)
         voters = KNeighborsClassifier(count, metric=metric, algorithm="brute")
         hits = [voters.fit(s.reshape(len(classes), -1), classes).predict(points) == labels for s in sets]
         return 100 * np.mean(hits, axis=1)
@@ -279,32 +223,6 @@ def all_data(
     return float(full_data(key, problem, train, test, steps=steps, **options).accuracy.mean()), steps
 
 
-def _class_of_place(like: DistilledData) -> np.ndarray:
-    return np.argmax(np.asarray(like.labels), axis=-1)
-
-
-def _classes(like: DistilledData, train: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each class of `like`: the rows of `train` that are of it, [n] integers, and its places in a set, [S, M] booleans."""
-    if like.images.shape[2:] != train.inputs.shape[1:]:
-        raise InputError(
-            f"the distilled data have inputs of shape {list(like.images.shape[2:])} and the training data of "
-            f"{list(train.inputs.shape[1:])}: give the data set that they were distilled from"
-        )
-    classes_SM, labels = _class_of_place(like), np.asarray(train.labels)
-    for label in np.unique(classes_SM):
-        members = np.flatnonzero(labels == label)
-        if not len(members):
-            raise InputError(
-                f"the distilled data have class {label}, of which there is no training example: add some, or give the "
-                "data set that they were distilled from"
-            )
-        yield members, classes_SM == label
-
-
-def _normalised(split: Split, rows: Any = slice(None)) -> np.ndarray:
-    return normalise(*map(np.asarray, (split.inputs[rows], split.mean, split.std)))
-
-
 def _few(split: Split) -> Split:
     """Some of a split, always the same: drawn, as it may be in the order of its classes."""
     size = len(split.labels)
@@ -322,7 +240,7 @@ def _with_rates(
 ) -> DistilledData:
     """Distilled data for one network each, in the order of the grid rates x count x times; number i has set i modulo R."""
     images = np.repeat(sets[np.arange(count) % len(sets)], times, axis=0)
-    labels = np.eye(like.labels.shape[-1], dtype=np.float32)[_class_of_place(like)]
+    labels = np.eye(like.labels.shape[-1], dtype=np.float32)[class_of_place(like)]
     log_lrs = [like.log_lrs if r == LEARNED else np.full(like.log_lrs.shape, np.log(r), np.float32) for r in rates]
     data: Any = (
         np.concatenate([images] * len(rates)),

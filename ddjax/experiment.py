@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddjax.baselines import random_sets
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
 from ddjax.core.inner import unroll
@@ -20,6 +19,7 @@ from ddjax.evaluate import score
 from ddjax.models import Model, build_model
 from ddjax.models.imagenet import load_imagenet_alexnet
 from ddjax.pretrain import Pool, load_pool
+from ddjax.real_sets import random_sets
 from ddjax.recipes import Recipe
 from ddjax.run import Validate
 

@@ -22,6 +22,7 @@ from ddjax.errors import InputError
 from ddjax.experiment import Experiment, set_up
 from ddjax.paper import ROWS, RUNS, Row, Run
 from ddjax.pretrain import Training, pretrain_for
+from ddjax.real_sets import kmeans_sets, random_sets
 from ddjax.recipes import Recipe
 from ddjax.results import write_results
 from ddjax.run import read_metrics
@@ -209,7 +210,7 @@ def measure_baseline(part: str, experiment: Experiment, like: DistilledData, bud
         sets = {"params_N": nets["params_N"], "num_sets": budget.baseline_nets}
         return baselines.random_real(key, problem, like, *splits, **sets).summary()
     if part.startswith("K-NN"):
-        make = baselines.kmeans_sets if part.endswith("k-means") else baselines.random_sets
+        make = kmeans_sets if part.endswith("k-means") else random_sets
         count = 3 if part.endswith("k-means") else budget.baseline_nets
         return baselines.knn(like, make(key, like, experiment.train, count), *splits[1:]).summary()
     train = {"optimised real": baselines.optimised_real, "k-means": baselines.kmeans}.get(part, baselines.class_average)

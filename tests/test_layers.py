@@ -13,7 +13,7 @@ LAYERS = (
     ("errors", "recipes", "paper"),
     ("core", "tensorfile"),
     ("models", "data"),
-    ("evaluate", "fit", "baselines", "poisoning", "artifact", "devices", "provenance", "pretrain"),
+    ("evaluate", "fit", "real_sets", "baselines", "poisoning", "artifact", "devices", "provenance", "pretrain"),
     ("run", "experiment", "distilling", "replay", "report", "plots"),
     ("results", "reproduce"),
     ("cli",),
