@@ -116,7 +116,9 @@ def recipe_model(recipe: Recipe, dataset: Dataset) -> Model:
 def initial_weights(recipe: Recipe, model: Model, dataset: Dataset, key: jax.Array) -> tuple[Any, Pool | None]:
     """The one network to start from, or None; and the pool that others are drawn from, or None (paper, sec. 3.5)."""
     if recipe.checkpoint:
-        return load_imagenet_alexnet(recipe.checkpoint, dataset.num_classes), None
+        if recipe.model != "alexnet":
+            raise InputError(f"--checkpoint holds weights of alexnet, but --model is {recipe.model}: give --model alexnet")
+        return load_imagenet_alexnet(recipe.checkpoint, dataset.num_classes, input_shape=dataset.input_shape), None
     if recipe.pool:
         pool = load_pool(Path(recipe.pool), model)
         if recipe.init == "random":

@@ -35,7 +35,7 @@ class Budget:
     """How much is spent: `shrink` makes a run's recipe the one that is run; the rest are sizes of pools and baselines."""
 
     shrink: Callable[[Recipe], Recipe] = lambda recipe: recipe
-    pool_nets: int = 40
+    pool_nets: int = 120
     pool_test_nets: int = 20
     training: Training | None = None
     baseline_nets: int = 20
