@@ -58,7 +58,8 @@ def evaluate_artifact(
     if params is not None:
         nets = 1
     elif params_N is not None:
-        nets = min(nets, len(jax.tree.leaves(params_N)[0]))
+        held_out = len(jax.tree.leaves(params_N)[0])  # of which the report has all, whatever the recipe's count
+        nets = min(num_nets or held_out, held_out)
     evaluation = evaluate(key, problem, distilled, test, num_nets=nets, params_N=params_N)
     return evaluation, len(dataset.y_test)
 

@@ -44,7 +44,10 @@ class Budget:
 
 
 def _on_digits(recipe: Recipe) -> Recipe:
-    """The same experiment at a size for tests: scikit-learn's digits, a small network, a few steps."""
+    """The same experiment at a size for tests: scikit-learn's digits, a linear network, a few steps.
+
+    What only sets the pace of the outer loop is the same for all, so that many runs become one and are made once.
+    """
     return dataclasses.replace(
         recipe,
         data="digits",
@@ -52,10 +55,16 @@ def _on_digits(recipe: Recipe) -> Recipe:
         pool="pools/digits.safetensors" if recipe.source else "",
         checkpoint="",
         pictures="",
-        model="mlp",
+        model="linear",
+        gate_width=0.0,
+        remat=False,
         steps=min(recipe.steps, 2),
         epochs=min(recipe.epochs, 2),
         per_class=1,
+        inner_lr=0.02,
+        lr=0.02,
+        lr_log_lrs=0.02,
+        clip=1.0,
         outer_steps=2,
         eval_every=1,
         batch_size=32,
@@ -136,6 +145,7 @@ class Work:
         filed = [path.parent for path in sorted(self.kept.parent.glob("*/provenance.json"))]
         same = [folder for folder in filed if _filed_recipe(folder) == _portable(self.recipe)]
         if same and self.kept not in same:  # what the same settings gave under another name
+            (self.kept / "baselines.json").unlink(missing_ok=True)  # of settings that this run had before
             shutil.copytree(same[0], self.kept, dirs_exist_ok=True)
         elif not same:
             self._say("distilling")
