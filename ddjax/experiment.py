@@ -117,7 +117,9 @@ def initial_weights(recipe: Recipe, model: Model, dataset: Dataset, key: jax.Arr
     """The one network to start from, or None; and the pool that others are drawn from, or None (paper, sec. 3.5)."""
     if recipe.checkpoint:
         if recipe.model != "alexnet":
-            raise InputError(f"--checkpoint holds weights of alexnet, but --model is {recipe.model}: give --model alexnet")
+            raise InputError(
+                f"--checkpoint holds weights of alexnet, but --model is {recipe.model}: give --model alexnet"
+            )
         return load_imagenet_alexnet(recipe.checkpoint, dataset.num_classes, input_shape=dataset.input_shape), None
     if recipe.pool:
         pool = load_pool(Path(recipe.pool), model)
