@@ -227,7 +227,7 @@ def mnist_random() -> Recipe:
         init="random",
         steps=10,
         epochs=3,
-        num_nets=8,
+        num_nets=4,
         outer_steps=1500,
         batch_size=256,
         lr=0.02,
