@@ -73,8 +73,19 @@ class Experiment(NamedTuple):
 
     @property
     def train_pool(self) -> Any:
-        """The networks [P, ...] that a distillation draws from, or None."""
-        return None if self.pool is None else self.pool.train
+        """The networks [P - V, ...] that a distillation draws from, or None; the pool's first V choose the iterate."""
+        return self._of_pool(slice(self.recipe.valid_nets, None))
+
+    @property
+    def valid_params(self) -> Any:
+        """What the networks of a validation start from [V, ...]: a fixed one, or ones that the distillation never draws."""
+        if self.pool is not None:
+            return self._of_pool(slice(0, self.recipe.valid_nets))
+        count = 1 if self.params is not None else self.recipe.valid_nets
+        return jax.jit(jax.vmap(self.problem.init))(jax.random.split(self.stream("valid"), count))
+
+    def _of_pool(self, part: slice) -> Any:
+        return None if self.pool is None else jax.tree.map(lambda leaf: leaf[part], self.pool.train)
 
     @property
     def data(self) -> tuple[Split, Any]:
@@ -101,9 +112,12 @@ def set_up(
     key = jax.random.key(recipe.seed)
     params, pool = initial_weights(recipe, model, dataset, stream(key, "weights"))
     problem = make_problem(model, recipe.direction, recipe.learn_labels, params)
-    if pool is not None:
-        problem = problem._replace(init=inits.pool(pool.train))
-    return Experiment(recipe, dataset, *hold_out(dataset), problem, params, pool, outer_labels(recipe, dataset), key)
+    experiment = Experiment(
+        recipe, dataset, *hold_out(dataset), problem, params, pool, outer_labels(recipe, dataset), key
+    )
+    if pool is None:
+        return experiment
+    return experiment._replace(problem=problem._replace(init=inits.pool(experiment.train_pool)))
 
 
 def recipe_model(recipe: Recipe, dataset: Dataset) -> Model:
@@ -123,9 +137,14 @@ def initial_weights(recipe: Recipe, model: Model, dataset: Dataset, key: jax.Arr
         return load_imagenet_alexnet(recipe.checkpoint, dataset.num_classes, input_shape=dataset.input_shape), None
     if recipe.pool:
         pool = load_pool(Path(recipe.pool), model)
+        count = len(jax.tree.leaves(pool.train)[0])
+        if recipe.init == "random" and count <= recipe.valid_nets:
+            raise InputError(
+                f"{recipe.pool} has {count} networks to distil with, of which --valid-nets {recipe.valid_nets} choose the "
+                "iterate: lower it, or enlarge the pool with `ddjax pretrain --resume`"
+            )
         if recipe.init == "random":
             return None, pool
-        count = len(jax.tree.leaves(pool.train)[0])
         return jax.tree.map(lambda leaf: leaf[recipe.seed % count], pool.train), None
     return (model.init(key) if recipe.init == "fixed" else None), None
 
@@ -226,19 +245,15 @@ def first_iterate(experiment: Experiment) -> DistilledData:
 
 def make_validation(experiment: Experiment) -> Validate:
     """Mean accuracy and loss on held-out training data, over the same networks every time."""
-    count = 1 if experiment.params is not None else experiment.recipe.valid_nets
-    keys = jax.random.split(experiment.stream("valid"), count)
-    valid, pool = experiment.outer(experiment.valid), experiment.train_pool
+    problem, params_V, valid = experiment.problem, experiment.valid_params, experiment.outer(experiment.valid)
 
     @jax.jit
-    def scores(distilled: DistilledData, keys: jax.Array, valid: Split, pool_P: Any) -> tuple[jax.Array, jax.Array]:
-        problem = drawing_from(pool_P, experiment.problem)
-
-        def one_network(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            params = unroll(problem.inner_loss, problem.init(key), distilled, **problem.unroll_options)
+    def scores(distilled: DistilledData, params_V: Any, valid: Split) -> tuple[jax.Array, jax.Array]:
+        def one_network(params: Any) -> tuple[jax.Array, jax.Array]:
+            params = unroll(problem.inner_loss, params, distilled, **problem.unroll_options)
             return score(problem.apply, params, valid)
 
-        accuracy, loss = jax.vmap(one_network)(keys)
+        accuracy, loss = jax.vmap(one_network)(params_V)
         return jnp.mean(accuracy), jnp.mean(loss)
 
-    return lambda distilled: scores(distilled, keys, valid, pool)
+    return lambda distilled: scores(distilled, params_V, valid)

@@ -78,7 +78,7 @@ def _on_digits(recipe: Recipe) -> Recipe:
 TRAINING = {"mnist": Training(1000), "usps": Training(800), "digits": Training(300)}
 BUDGETS = {
     "full": Budget(),
-    "quick": Budget(_on_digits, 2, 2, Training(20, 32), baseline_nets=2, full_data_nets=2, full_data_steps=20),
+    "quick": Budget(_on_digits, 4, 2, Training(20, 32), baseline_nets=2, full_data_nets=2, full_data_steps=20),
 }
 
 
