@@ -171,7 +171,7 @@ def test_without_poison_every_class_is_itself():
 # A whole run
 
 FROM, TO = 3, 8
-POOL = {"num_nets": 2, "test_nets": 3, "training": Training(80, 32, 5e-3), "progress": False}
+POOL = {"num_nets": 4, "test_nets": 3, "training": Training(80, 32, 5e-3), "progress": False}
 
 
 @pytest.fixture(scope="module")
