@@ -102,7 +102,7 @@ def reproduce(
     unknown = [name for name in only if name not in RUNS]
     if unknown:
         raise InputError(f"there is no run named {unknown[0]!r}: choose among {', '.join(RUNS)}")
-    reasons = {}
+    reasons = _reasons(root)
     for name in only or RUNS:
         run = RUNS[name]
         if run.accelerator and budget == "full" and not only and jax.default_backend() == "cpu":
@@ -114,6 +114,8 @@ def reproduce(
             if only:
                 raise
             reasons[name] = str(error)
+        else:
+            reasons.pop(name, None)
         jax.clear_caches()
     rows = [_filled(root, row, reasons.get(row.run, "not run yet"), BUDGETS[budget]) for row in ROWS]
     write_results(root, rows)
@@ -225,6 +227,13 @@ def measure_baseline(part: str, experiment: Experiment, like: DistilledData, bud
         return baselines.knn(like, make(key, like, experiment.train, count), *splits[1:]).summary()
     train = {"optimised real": baselines.optimised_real, "k-means": baselines.kmeans}.get(part, baselines.class_average)
     return train(key, problem, like, *splits, **nets).summary()
+
+
+def _reasons(root: Path) -> dict[str, str]:
+    """Why runs were not made, as an earlier call found."""
+    path = root / "results" / "paper.json"
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    return {row["run"]: row["status"] for row in rows if row["ours_mean"] is None}
 
 
 def _portable(recipe: Recipe) -> dict[str, Any]:

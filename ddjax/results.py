@@ -21,6 +21,17 @@ gradient-descent steps on as many images; their rate is the best of a grid and t
 USPS here is the 16x16 set (7291 / 2007), resized to 28x28; the paper's is another version (28x28, 7438 / 1860).
 """
 
+
+def _per_class(summary: dict[str, Any]) -> list[str]:
+    """A poisoned run's accuracy for the true labels, class by class."""
+    if "poisoning" not in summary:
+        return []
+    poisoning = summary["poisoning"]
+    classes = range(len(poisoning["before"]["per_class"]))
+    body = ([when, *(f"{poisoning[when]['per_class'][k]:.1f}" for k in classes)] for when in ("before", "after"))
+    return [*_table(("accuracy % of class", *map(str, classes)), body), ""]
+
+
 _POOL_PARTS = (("train", "to distil with"), ("test", "held out"))
 
 
@@ -118,5 +129,6 @@ def _section(root: Path, name: str) -> list[str]:
         f"Test accuracy by inner steps taken: {points}. Held-out accuracy of the chosen iterate (outer step "
         f"{summary['best_step']}): {summary['valid_accuracy']:.2f}.{pool}",
         "",
+        *_per_class(summary),
         *(f"![{name}: {picture}](results/{name}/{picture}.png)\n" for picture in ("images", "learning_rates", "curve")),
     ]
