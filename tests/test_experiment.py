@@ -92,7 +92,9 @@ def test_random_is_another_network_for_every_key():
 
 
 def test_fixed_pretrained_is_one_network_to_distil_with(pretrained):
-    members = rows(experiment.set_up(pretrained).pool.train)
+    pool = experiment.set_up(pretrained).pool
+    assert pool is not None
+    members = rows(pool.train)
     for seed in (0, 1, P + 1):
         recipe = dataclasses.replace(pretrained, init="fixed", seed=seed)
         setting = experiment.set_up(recipe)
@@ -104,6 +106,7 @@ def test_fixed_pretrained_is_one_network_to_distil_with(pretrained):
 
 def test_random_pretrained_keeps_apart_what_it_draws_what_it_chooses_by_and_what_it_reports(pretrained):
     setting = experiment.set_up(pretrained)
+    assert setting.pool is not None
     drawn, valid, held_out = (rows(p) for p in (setting.train_pool, setting.valid_params, setting.test_params))
     assert (len(drawn), len(valid), len(held_out), setting.params) == (P - V, V, Q, None)
     assert len(kinds(drawn) | kinds(valid) | kinds(held_out)) == P + Q
@@ -136,6 +139,7 @@ def test_the_report_and_the_steps_use_the_parts_they_should(pretrained, tmp_path
     monkeypatch.setattr(distilling, "evaluate", evaluated)
     monkeypatch.setattr(inits, "pool", drawing)
     setting = experiment.set_up(pretrained)
+    assert setting.pool is not None
     summary = distilling.distill(pretrained, tmp_path / "run", progress=False, compare=False)
     assert summary["distilled"]["num_nets"] == Q
     accuracy = setting.pool.metadata["accuracy"]

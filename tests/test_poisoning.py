@@ -116,9 +116,9 @@ def test_predictions_and_confusions_are_those_of_numpy(size):
     counts = np.zeros((K, K), int)
     for label, guess in zip(np.asarray(split.labels), expected, strict=True):
         counts[label, guess] += 1
-    found = jax.jit(partial(confusion, apply, num_classes=K))(params, split)
-    assert found.dtype == jnp.int32 and found.shape == (K, K)
-    np.testing.assert_array_equal(found, counts)
+    confused = jax.jit(partial(confusion, apply, num_classes=K))(params, split)
+    assert confused.dtype == jnp.int32 and confused.shape == (K, K)
+    np.testing.assert_array_equal(confused, counts)
     assert size < 10 or not np.array_equal(counts, counts.T)
 
 
@@ -272,8 +272,8 @@ def test_labels_are_modified_outside_and_true_inside(poisoned):
         labels = np.asarray(split.labels)
         np.testing.assert_array_equal(setting.outer(split).labels, np.where(labels == FROM, TO, labels))
     # The distilled images keep a label of each class, before and after the run.
-    for labels in (experiment.first_iterate(setting).labels, artifact.load(poisoned[1]).distilled.labels):
-        np.testing.assert_array_equal(labels, np.eye(10)[None])
+    for kept in (experiment.first_iterate(setting).labels, artifact.load(poisoned[1]).distilled.labels):
+        np.testing.assert_array_equal(kept, np.eye(10)[None])
 
 
 def test_real_images_to_start_from_are_of_their_true_class(poisoned):

@@ -62,8 +62,8 @@ def stacked(pool):
     return jax.tree.map(lambda test, train: np.concatenate([test, train]), pool.test, pool.train)
 
 
-def same_bits(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
+def same_bits(one: Any, other: Any) -> bool:
+    assert str(jax.tree.structure(one)) == str(jax.tree.structure(other))
     return all(
         a.tobytes() == b.tobytes() and a.shape == b.shape
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
@@ -154,7 +154,7 @@ def test_the_header_tells_how_well_each_network_does(whole, digits):
 @pytest.mark.parametrize("writes", [1, 4])
 def test_interrupted_and_resumed_is_bitwise_the_uninterrupted_pool(tmp_path, monkeypatch, digits, whole, writes):
     """Stopped as the next group of networks is to be written, which is then lost and made again."""
-    path, done = tmp_path / "pool.safetensors", []
+    path, done = tmp_path / "pool.safetensors", list[Any]()
     write = tensorfile.write
 
     def stops(*args):
@@ -246,12 +246,13 @@ def test_what_exists_is_not_overwritten(tmp_path, digits, whole):
     assert refused(make, path, digits) == (
         f"{path} exists: go on with it or enlarge it with --resume, or choose another --pool"
     )
-    for changes, what in [
+    other: list[tuple[dict[str, Any], str]] = [
         ({"seed": 7}, "seed 0 there, 7 now"),
         ({"test_nets": 4}, "test_nets 2 there, 4 now"),
         ({"training": TRAINING._replace(steps=61)}, "'steps': 60} there, {'steps': 61,"),
         ({"about": {"model": "mlp", "weights": "he"}}, "weights None there, he now"),
-    ]:
+    ]
+    for changes, what in other:
         message = refused(make, path, digits, resume=True, **{"about": {"model": "mlp"}, **changes})
         assert message.startswith(f"{path} holds other networks (") and what in message
         assert message.endswith("): repeat its settings or choose another --pool")
