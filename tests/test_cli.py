@@ -19,11 +19,11 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddjax import baselines, cli, devices, distilling, experiment, report
+from ddjax import baselines, cli, devices, distilling, experiment, pretrain, report
 from ddjax.artifact import load
 from ddjax.recipes import RECIPES, Recipe
 
-COMMANDS = ("recipes", "distill", "evaluate", "plot", "prepare")
+COMMANDS = ("recipes", "distill", "pretrain", "evaluate", "plot", "prepare", "reproduce")
 METRICS = {"accuracy_mean", "accuracy_std", "accuracy_before_mean", "accuracy_before_std", "loss_mean", "num_nets"}
 TINY = ("--outer-steps", 12, "--eval-every", 4, "--batch-size", 16, "--inner-lr", 0.1, "--lr", 0.2)
 
@@ -314,6 +314,194 @@ def test_a_run_goes_where_its_recipe_is_named(ddjax, monkeypatch):
         "resume": True,
         "data_dir": "there",
     }
+
+
+# Trained networks to start from
+
+# fmt: off
+POOLED = ("--data", "digits", "--pictures", "28x28x1", "--model", "linear", "--per-class", 1, "--num-nets", 2, "--valid-nets",
+          2, "--batch-size", 16, "--outer-steps", 4, "--eval-every", 2, "--pool", "pool.safetensors")
+FEW = ("--source", "digits", "--num-nets", 3, "--test-nets", 2, "--steps", 3, "--batch-size", 16)
+# fmt: on
+LENETS = ("pretrain", "mnist-digits-random", *FEW, "--pool", "lenets.safetensors")
+LINEAR = ("pretrain", "mnist-usps-fixed", *FEW, "--pool", "pool.safetensors")  # which holds linear networks
+
+
+@pytest.fixture(scope="module")
+def pooled_run(tmp_path_factory, promotion):
+    """A pool of the command's own making (LeNets, as its recipe says), one of linear networks, and a run on that one."""
+    folder = tmp_path_factory.mktemp("pooled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        lenets = in_process(*LENETS)
+        assert lenets.status == 0, lenets.err
+        recipe = Recipe(source="digits", model="linear", pictures="28x28x1", pool="pool.safetensors")
+        training = pretrain.Training(20, 16)
+        pretrain.pretrain_for(recipe, num_nets=3, test_nets=2, training=training, progress=False)
+        distilled = in_process("distill", "mnist-poison", *POOLED, "--out", "out")
+        assert distilled.status == 0, distilled.err
+    return folder, lenets, distilled
+
+
+@pytest.fixture
+def pooled(pooled_run, ddjax, tmp_path):
+    """The command in a copy of that folder, so that relative paths are what they were."""
+    shutil.copytree(pooled_run[0], tmp_path, dirs_exist_ok=True)
+    return ddjax
+
+
+def test_pretrain_says_what_it_does_and_what_came_of_it(pooled_run):
+    folder, result, _ = pooled_run
+    assert result.status == 0 and result.err == ""
+    *progress, head, drawn, held_out = result.out.splitlines()
+    assert [line.split()[:2] for line in progress] == [["network", f"{number}/5"] for number in range(1, 6)]
+    assert head == "lenets.safetensors: networks trained on digits, accuracy on its test examples, %"
+    with safetensors.safe_open(folder / "lenets.safetensors", framework="numpy") as file:
+        metadata = json.loads(file.metadata()["ddjax"])
+    accuracy = np.array(metadata["accuracy"])
+    assert metadata["model"] == "lenet" and metadata["training"] == {"steps": 3, "batch_size": 16, "lr": 2e-3}
+    assert drawn == f"      3 to distil with  {accuracy[2:].mean():.2f} ± {accuracy[2:].std():.2f}"
+    assert held_out == f"      2 held out        {accuracy[:2].mean():.2f} ± {accuracy[:2].std():.2f}"
+
+
+def test_pretrain_enlarges_a_pool(pooled):
+    before = safetensors.numpy.load_file("lenets.safetensors")
+    result = pooled(*LENETS, "--resume", "--num-nets", 4)
+    assert result.status == 0 and result.err == ""
+    assert [line.split()[1] for line in result.out.splitlines() if line.startswith("network")] == ["6/6"]
+    after = safetensors.numpy.load_file("lenets.safetensors")
+    assert all(len(after[name]) == 6 and np.array_equal(after[name][:5], tensor) for name, tensor in before.items())
+    other = (
+        "lenets.safetensors holds other networks (seed 0 there, 3 now): repeat its settings or choose another --pool"
+    )
+    assert_refused(pooled, (*LENETS, "--resume", "--num-nets", 5, "--seed", 3), other)
+
+
+def test_evaluate_on_held_out_networks_gives_the_figures_of_the_run(pooled):
+    """All of them, as in the run's own report, whatever number the recipe has for fresh networks."""
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["distilled"]["num_nets"] == 2 and summary["distilled"]["accuracy_std"] > 0
+    found = json.loads(pooled("evaluate", "out", "--json").out)
+    for name in METRICS:
+        assert found[name] == pytest.approx(summary["distilled"][name], abs=1e-3)
+    assert found["accuracy_mean"] == pytest.approx(summary["poisoning"]["after"]["modified_mean"], abs=1e-3)
+    one, many = (json.loads(pooled("evaluate", "out", "--json", "--num-nets", n).out) for n in (1, 50))
+    assert one["num_nets"] == 1 and one["accuracy_mean"] != found["accuracy_mean"]
+    assert many == found
+
+
+def test_evaluate_uses_all_held_out_networks_of_a_report(pooled):
+    """Though the recipe says one, which is for fresh networks."""
+    rewrite(Path("out/distilled.safetensors"), lambda t, h: h["recipe"].update(test_nets=1))
+    found = json.loads(pooled("evaluate", "out", "--json").out)
+    assert found["num_nets"] == 2
+
+
+def test_distill_prints_the_table_of_the_poison(pooled_run):
+    folder, _, result = pooled_run
+    summary = json.loads((folder / "out" / "summary.json").read_text())
+    assert report.summary_table(summary) in result.out and "0s taken for 1s, after" in result.out
+    assert "10 random real images, 1 step" in result.out and result.err == ""
+
+
+def test_a_pool_that_is_gone(pooled):
+    Path("pool.safetensors").unlink()
+    message = "there is no pool of trained networks at pool.safetensors: make it with `ddjax pretrain RECIPE` first"
+    assert_refused(pooled, ("evaluate", "out"), message)
+    assert_refused(pooled, ("distill", "mnist-poison", *POOLED, "--out", "new"), message)
+
+
+def test_pools_that_do_not_fit(pooled):
+    distill = ("distill", "mnist-poison", *POOLED, "--out", "new")
+    for changes, message in [
+        (("--model", "lenet"), "pool.safetensors holds networks of another architecture or class count (conv1/bias"),
+        (("--pool", "lenets.safetensors"), "lenets.safetensors holds networks of another architecture or class count"),
+        (("--pool", "out/distilled.safetensors"), "out/distilled.safetensors is not a pool of networks"),
+        (("--pool", "out/summary.json"), "out/summary.json is damaged or not a safetensors file"),
+        (("--pool", "out"), "there is no pool of trained networks at out"),
+        (
+            ("--valid-nets", 3),
+            "pool.safetensors has 3 networks to distil with, of which --valid-nets 3 choose the iterate",
+        ),
+        (("--checkpoint", "x.pth"), "--pool and --checkpoint both say what to start from"),
+    ]:
+        assert_refused(pooled, (*distill, *changes), message)
+    save_npz(Path("own.npz"), shape=(28, 28, 1))  # of three classes
+    wrong = "class count (dense1/bias: [5, 10] there, [5, 3] wanted)"
+    assert_refused(pooled, (*distill, "--data", "own.npz", "--start", "noise"), wrong)
+
+
+def test_pretrain_refuses_what_it_cannot_do(pooled):
+    for argv, message in [
+        (("pretrain",), "name a recipe first: ddjax pretrain RECIPE [OPTIONS], with RECIPE one of mnist-usps-fixed"),
+        (("pretrain", "--resume"), "name a recipe first"),
+        (("pretrain", "mnist-usps"), "unknown recipe 'mnist-usps': did you mean mnist-usps-"),
+        (("pretrain", "digits"), "this recipe starts from untrained networks: choose one with a source"),
+        (("pretrain", "digits", "--source", "digits"), "this recipe starts from untrained networks"),
+        (LINEAR, "pool.safetensors exists: go on with it or enlarge it with --resume"),
+        ((*LINEAR, "--resume"), "another architecture"),
+        ((*LINEAR, "--pool", "new", "--num-nets", 0), "--num-nets is 0: give a number"),
+        ((*LINEAR, "--pool", "new", "--lr=-1"), "--lr is -1.0: give a number above zero"),
+        (("pretrain", "mnist-usps-fixed", "--pool", "new"), "ddjax prepare mnist"),
+        ((*LINEAR, "--source", "mnits"), "no data set named 'mnits'"),
+        ((*LINEAR, "--pool", "out/summary.json/new"), "choose another --pool"),
+    ]:
+        assert_refused(pooled, argv, message)
+
+
+@pytest.mark.parametrize(
+    "poison, message",
+    [
+        ("0:0", "--poison is '0:0': K and T are the same class, so nothing would change"),
+        ("x", "--poison is 'x': give two class numbers as K:T, such as 0:1"),
+        ("0:12", "--poison is '0:12', but digits has classes 0 to 9: choose among them"),
+    ],
+)
+def test_poison_that_cannot_be(pooled, poison, message):
+    assert_refused(pooled, ("distill", "mnist-poison", *POOLED, "--poison", poison, "--out", "new"), message)
+
+
+def test_weights_that_are_not_there(ddjax):
+    own = ("distill", "voc2007", "--data", "own.npz", "--pictures", "224x224x3", "--out", "new")
+    save_npz(Path("own.npz"), shape=(8, 8, 3))
+    for checkpoint in ("alexnet-owt-7be5be79.pth", "void/weights.safetensors"):
+        assert_refused(ddjax, (*own, "--checkpoint", checkpoint), checkpoint)
+    assert_refused(
+        ddjax, (*own, "--model", "alexcifar"), "--checkpoint holds weights of alexnet, but --model is alexcifar"
+    )
+
+
+# The paper
+
+
+def test_reproduce_fills_a_row_and_says_how_many(ddjax):
+    result = ddjax("reproduce", "paper", "--budget", "quick", "--only", "digits")
+    assert result.status == 0 and result.err == ""
+    rows = json.loads(Path("quick/results/paper.json").read_text())
+    measured = [row for row in rows if row["status"] == "measured"]
+    assert {row["run"] for row in measured} == {"digits"}
+    told, line = result.out.splitlines()[0], result.out.splitlines()[-1]
+    assert told == "digits: distilling"
+    paths = "quick/RESULTS.md, quick/results/paper.json"
+    assert line == f"{len(measured)} of {len(rows)} rows are measured: {paths}"
+    assert Path("quick/RESULTS.md").is_file()
+
+
+def test_reproduce_refuses_what_it_does_not_know(ddjax):
+    for argv, message in [
+        (("reproduce",), "say what to reproduce: ddjax reproduce paper [OPTIONS]"),
+        (("reproduce", "results"), "say what to reproduce: ddjax reproduce paper [OPTIONS]"),
+        (("reproduce", "--only", "digits"), "say what to reproduce"),
+        (("reproduce", "paper", "--only", "mnist"), "there is no run named 'mnist': choose among digits, digits-exact"),
+    ]:
+        assert_refused(ddjax, argv, message)
+
+
+def test_reproduce_by_name_without_the_data(ddjax):
+    result = ddjax("reproduce", "paper", "--only", "mnist-fixed-1step")
+    assert (result.status, result.out) == (2, "mnist-fixed-1step: distilling\n")
+    assert result.err.startswith("ddjax: ") and result.err.count("\n") == 1 and "ddjax prepare mnist" in result.err
+    assert tree(Path()) == {}
 
 
 # Bad input
