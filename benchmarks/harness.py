@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # JAX and matplotlib are imported where they are used, since 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ddjax.core.outer import Layout
+    from ddjax.core.meta import Layout
     from ddjax.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,7 +94,7 @@ def outer_step(problem: "Experiment", layout: "Layout") -> tuple[Any, tuple[Any,
     import jax
 
     from ddjax import experiment
-    from ddjax.core.outer import replicated
+    from ddjax.core.meta import replicated
 
     distiller = experiment.build_distiller(problem, layout)
     state = distiller.init(experiment.first_iterate(problem))

@@ -7,7 +7,8 @@ from ddjax.artifact import Artifact, load, save
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
 from ddjax.core.inits import fixed, pool
 from ddjax.core.inner import mixed_mode, reverse_over_reverse, trajectory, unroll
-from ddjax.core.outer import Distiller, DistillState, Info, Layout, Problem, make_distiller, meta_gradient, meta_loss
+from ddjax.core.meta import Layout, Problem, meta_gradient, meta_loss
+from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
 from ddjax.data import DATASETS, Dataset, Split, draw_batch, hold_out, load_dataset, normalise, prepare
 from ddjax.distilling import distill
 from ddjax.errors import InputError

@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.losses import Params
-from ddjax.core.outer import Problem
+from ddjax.core.meta import Problem
 from ddjax.data import Split
 from ddjax.evaluate import Evaluation, evaluate, score
 from ddjax.fit import fit

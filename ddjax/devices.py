@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddjax.core.outer import Layout
+from ddjax.core.meta import Layout
 
 
 def use_all_cores(most: int = 8) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ddjax import artifact, baselines
 from ddjax.core.distilled import DistilledData, fixed_labels
-from ddjax.core.outer import replicated
+from ddjax.core.meta import replicated
 from ddjax.data import Dataset
 from ddjax.devices import make_layout
 from ddjax.errors import InputError

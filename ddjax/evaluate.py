@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddjax.core.distilled import DistilledData
 from ddjax.core.inner import trajectory
 from ddjax.core.losses import Apply, Params
-from ddjax.core.outer import Problem
+from ddjax.core.meta import Problem
 from ddjax.data import Split, normalise
 
 
@@ -117,7 +117,7 @@ def measure_trained(
     Args:
       measure: what to read off a network; jittable.
       key: network j starts from `problem.init(fold_in(key, j))`, where `params_N` does not say otherwise.
-      problem: see `core.outer.Problem`.
+      problem: see `core.meta.Problem`.
       distilled: one distilled data set for all, or one a network (leaves with a leading axis `num_nets`).
       split: real data.
       num_nets: how many; one is enough where the initialisation is fixed.

@@ -12,7 +12,8 @@ import optax
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
 from ddjax.core.inner import unroll
-from ddjax.core.outer import Distiller, DistillState, Info, Layout, Problem, make_distiller
+from ddjax.core.meta import Layout, Problem
+from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
 from ddjax.data import Dataset, Split, draw_batch, hold_out, load_dataset
 from ddjax.errors import InputError
 from ddjax.evaluate import score

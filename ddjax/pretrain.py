@@ -198,7 +198,13 @@ def _read(path: Path, model: Model) -> tuple[Params, dict[str, Any]]:
     nets = tensorfile.nested("nets", tensors, path, _AGAIN)
     if metadata.get("kind") != "pool" or nets is None:
         raise InputError(f"{path} is not a pool of networks: give a file that `ddjax pretrain` wrote")
-    count = len(metadata["accuracy"])
+    accuracy, held_out, wanted = (metadata.get(name) for name in ("accuracy", "test_nets", "wanted"))
+    counts = type(held_out) is type(wanted) is int and 0 < held_out < wanted
+    if not (counts and isinstance(accuracy, list) and all(isinstance(value, float) for value in accuracy)):
+        raise InputError(f"{path} has a damaged 'ddjax' header: {_AGAIN}")
+    if not all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in tensors.values()):
+        raise InputError(f"{path} holds weights that are not finite float32: {_AGAIN}")
+    count = len(accuracy)
     expected = jax.tree.map(lambda leaf: (count, *leaf.shape), jax.eval_shape(model.init, jax.random.key(0)))
     found = jax.tree.map(np.shape, nets)
     if found != expected:

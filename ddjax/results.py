@@ -18,7 +18,8 @@ arXiv 1811.10959 (marked † where it was recalled rather than read there; – w
 whole test set, mean ± standard deviation over so many networks. The test set is read once, at the end: iterates, learning
 rates, sets of images and neighbours are chosen on 1/12 of the training set, held out. Baselines take the same number of
 gradient-descent steps on as many images; their rate is the best of a grid and the distilled data's own learned rates.
-USPS here is the 16x16 set (7291 / 2007), resized to 28x28; the paper's is another version (28x28, 7438 / 1860).
+USPS here is the 16x16 set (7291 / 2007), resized to MNIST's 20x20 in 28x28; the paper's is another version (28x28, 7438 and
+1860).
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData
-from ddjax.core.outer import Problem
+from ddjax.core.meta import Problem
 from ddjax.data import Split
 from ddjax.evaluate import evaluate, score
 

@@ -9,7 +9,7 @@ import pytest
 
 from ddjax import distilling, experiment
 from ddjax.core import inits
-from ddjax.core.outer import Layout
+from ddjax.core.meta import Layout
 from ddjax.data import load_dataset, normalise
 from ddjax.errors import InputError
 from ddjax.pretrain import Training, pretrain_for

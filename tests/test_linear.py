@@ -9,7 +9,8 @@ import pytest
 from ddjax.core import linear, losses
 from ddjax.core.distilled import DistilledData
 from ddjax.core.inner import unroll
-from ddjax.core.outer import Problem, make_distiller
+from ddjax.core.meta import Problem
+from ddjax.core.outer import make_distiller
 
 pytestmark = pytest.mark.usefixtures("x64")
 

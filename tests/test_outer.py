@@ -14,7 +14,8 @@ import pytest
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
-from ddjax.core.outer import DistillState, Layout, Problem, make_distiller, meta_gradient, meta_loss
+from ddjax.core.meta import Layout, Problem, meta_gradient, meta_loss
+from ddjax.core.outer import DistillState, make_distiller
 from ddjax.devices import make_layout
 
 ROOT = Path(__file__).parents[1]
@@ -283,7 +284,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 from functools import partial
 import numpy as np
 from jax.sharding import Mesh
-from ddjax.core.outer import Layout, meta_gradient, replicated
+from ddjax.core.meta import Layout, meta_gradient, replicated
 from ddjax.devices import make_mesh
 import test_outer as t
 

@@ -10,7 +10,7 @@ from test_models import all_derivatives, assert_same_derivatives, native_conv_ma
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, learned_labels
-from ddjax.core.outer import Problem, meta_gradient
+from ddjax.core.meta import Problem, meta_gradient
 from ddjax.models import build_model, layers, planes
 from ddjax.models.product import product
 

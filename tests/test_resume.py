@@ -22,7 +22,8 @@ import pytest
 from ddjax import artifact, baselines, cli, devices, distilling, run
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, init_distilled
-from ddjax.core.outer import Problem, make_distiller
+from ddjax.core.meta import Problem
+from ddjax.core.outer import make_distiller
 from ddjax.errors import InputError
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData
-from ddjax.core.outer import Layout, Problem, meta_gradient
+from ddjax.core.meta import Layout, Problem, meta_gradient
 from ddjax.models import build_model
 
 torch = pytest.importorskip("torch", reason="PyTorch comes with the extra `bench`")

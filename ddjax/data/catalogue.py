@@ -188,6 +188,7 @@ CATALOGUE: dict[str, Entry] = {
             "test": RawFile("https://hastie.su.domains/ElemStatLearn/datasets/zip.test.gz"),
         },
         stored=WholePictures(_read_usps, (16, 16, 1), id_digits=5),
+        border=4 / 28,  # its digits fill the picture, where MNIST's keep to 20x20 of 28x28
     ),
     "voc2007": VOC2007,
     "cub200": CUB200,

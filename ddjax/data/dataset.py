@@ -28,6 +28,8 @@ class Dataset:
       y_train, y_test: [N] int32 in 0..num_classes-1; every class occurs in y_train.
       mean, std: [C] float32 for pictures; [1] (or [D]) otherwise. In units of the inputs after uint8 is divided by 255.
       class_names: one a class, in label order.
+      border: share of a side to leave blank at each edge when the pictures are brought to another shape, as other sets of
+        their kind have it and this one has not; in [0, 0.5).
       source: where it came from, exactly: `name:version`, or the file's path with a digest of its arrays.
     """
 
@@ -40,6 +42,7 @@ class Dataset:
     std: np.ndarray
     class_names: tuple[str, ...]
     source: str
+    border: float = 0.0
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ class Entry:
 
     folder: where tensorflow-datasets puts it, e.g. "mnist", or "voc/2007" for a configuration of a set.
     mean, std: the constants the literature uses; None means computed from the training set.
+    border: see `Dataset`.
     crop: (height, width) that pictures of many sizes are brought to unless told otherwise; None: all have one size.
     """
 
@@ -53,4 +54,5 @@ class Entry:
     stored: Stored
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    border: float = 0.0
     crop: tuple[int, int] | None = None

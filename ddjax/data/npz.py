@@ -51,9 +51,9 @@ def load_npz(path: Path) -> Dataset:
     if not (std > 0).all():
         _fail(path, f"std has the value {std.min()}", "give positive standard deviations, or leave std out")
     digest = _digest([*x.values(), *y.values(), mean, std, np.array(class_names)])
-    return Dataset(
-        name=path.stem, **x, **y, mean=mean, std=std, class_names=class_names, source=f"{path.resolve()}#{digest}"
-    )
+    parts: dict[str, Any] = {**x, **y}
+    source = f"{path.resolve()}#{digest}"
+    return Dataset(name=path.stem, **parts, mean=mean, std=std, class_names=class_names, source=source)
 
 
 def _fail(path: Path, defect: str, advice: str) -> NoReturn:

@@ -30,6 +30,7 @@ def parse_shape(text: str) -> Shape:
 def as_pictures(dataset: Dataset, shape: Shape) -> Dataset:
     """The data set with all its pictures resized and turned into grey or RGB; itself where they have that shape already.
 
+    Where the set has a `border`, that much of every side is left black, and the pictures are resized to what is inside.
     Resizing is Pillow's bilinear filter, which averages over all pixels that a smaller picture leaves out. Grey becomes
     RGB by repetition; RGB becomes grey by the ITU-R 601 luma, as Pillow's mode "L". uint8 stays uint8, float32 float32.
     The constants of the set are kept where they still hold (grey repeated in its own size), otherwise `mean` and `std` are
@@ -51,13 +52,15 @@ def as_pictures(dataset: Dataset, shape: Shape) -> Dataset:
             f"{dataset.name}: examples of shape {list(old)} cannot become pictures of {described}: leave --pictures out, or "
             "give pictures [height, width, channels] with 1 or 3 channels"
         )
-    x_train, x_test = (_converted(x, shape) for x in (dataset.x_train, dataset.x_test))
-    if old == (*shape[:2], 1):
+    inside = round(shape[0] * (1 - 2 * dataset.border)), round(shape[1] * (1 - 2 * dataset.border))
+    x_train, x_test = (_converted(x, shape, inside) for x in (dataset.x_train, dataset.x_test))
+    if old == (*shape[:2], 1) and not dataset.border:
         mean, std = (np.repeat(constant, 3) for constant in (dataset.mean, dataset.std))
     else:
         mean, std = pixel_statistics(x_train)
-    source = f"{dataset.source}@{described}"
-    return dataclasses.replace(dataset, x_train=x_train, x_test=x_test, mean=mean, std=std, source=source)
+    blank = "" if inside == shape[:2] else f", {inside[0]}x{inside[1]} of it filled"
+    source = f"{dataset.source}@{described}{blank}"
+    return dataclasses.replace(dataset, x_train=x_train, x_test=x_test, mean=mean, std=std, source=source, border=0.0)
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -83,10 +86,12 @@ def _grey(picture: np.ndarray) -> np.ndarray:
     return picture @ np.array([[0.299], [0.587], [0.114]], picture.dtype)
 
 
-def _converted(pictures: np.ndarray, shape: Shape) -> np.ndarray:
-    """One at a time into one array: nothing but the result is ever held in full."""
-    converted = np.empty((len(pictures), *shape), pictures.dtype)
-    for place, picture in zip(converted, pictures, strict=True):
+def _converted(pictures: np.ndarray, shape: Shape, inside: tuple[int, int]) -> np.ndarray:
+    """One at a time into the middle of one array: nothing but the result is ever held in full."""
+    converted = np.zeros((len(pictures), *shape), pictures.dtype)
+    top, left = ((side - filled) // 2 for side, filled in zip(shape, inside, strict=False))
+    middle = converted[:, top : top + inside[0], left : left + inside[1]]
+    for place, picture in zip(middle, pictures, strict=True):
         grey = _grey(picture) if shape[2] < picture.shape[-1] else picture
-        place[:] = resized(grey, shape[:2])  # broadcasting turns one channel into three
+        place[:] = resized(grey, inside)  # broadcasting turns one channel into three
     return converted

@@ -77,6 +77,7 @@ def load_prepared(
         std=np.asarray(std, np.float32),
         class_names=tuple(str(class_name) for class_name in arrays["class_names"]),
         source=f"{name}:{folder.name}{suffix}",
+        border=entry.border,
     )
 
 

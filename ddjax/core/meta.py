@@ -1,0 +1,165 @@
+"""The meta-gradient: the derivative of the real loss at the end of the inner loop, on one device or many.
+
+    (1/N) sum_j  L(real batch, theta_T^(j)),   theta_0^(j) ~ p
+
+(Dataset Distillation, arXiv 1811.10959, Algorithm 1.)
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ddjax.core.distilled import DistilledData, Targets, fixed_labels
+from ddjax.core.inits import Init
+from ddjax.core.inner import MakeRule, mixed_mode, unroll
+from ddjax.core.losses import Apply, Loss, Params
+
+Batch = tuple[jax.Array, jax.Array]
+
+
+class Problem(NamedTuple):
+    """What is distilled for: the two losses, the initial weights, and how the inner loop moves.
+
+    Attributes:
+      apply: the network, `(params, inputs [b, ...]) -> logits [b, K]`; accuracies are read off it.
+      inner_loss: l, taken on the distilled data.
+      outer_loss: L, taken on real data at the end of the inner loop.
+      init: p(theta_0), `key -> params`.
+      direction: optax transformation of the inner gradient; None is gradient descent.
+      targets: how `DistilledData.labels` become targets: `fixed_labels` or `learned_labels`.
+      rule: differentiation rule of the inner steps (see `inner.unroll`).
+    """
+
+    apply: Apply
+    inner_loss: Loss
+    outer_loss: Loss
+    init: Init
+    direction: optax.GradientTransformation | None = None
+    targets: Targets = fixed_labels
+    rule: MakeRule = mixed_mode
+
+    @property
+    def unroll_options(self) -> dict[str, Any]:
+        return {"direction": self.direction, "targets": self.targets, "rule": self.rule}
+
+
+class Layout(NamedTuple):
+    """How one outer step is laid out on the devices, which changes its speed and memory but not its result.
+
+    Attributes:
+      mesh: devices with axes ("nets", "batch"), over which networks and the real batch are shared out evenly; None for one.
+      share_steps: whether the "batch" axis shares out the examples of every inner step too: one exchange of gradients a
+        step, which pays where devices are quick to reach and steps are few examples long, as with the cores of a CPU.
+      together: networks that a device trains side by side (`vmap`); it takes the next ones when those are done. None: all.
+      chunk: real examples in one forward and backward pass; None: all that the device has.
+      remat: see `inner.unroll`.
+    """
+
+    mesh: Mesh | None = None
+    share_steps: bool = False
+    together: int | None = None
+    chunk: int | None = None
+    remat: bool = False
+
+
+ONE_DEVICE = Layout()
+
+
+def meta_loss(problem: Problem, params_N: Params, distilled: DistilledData, batch: Batch) -> jax.Array:
+    """Mean over N initialisations (leaves [N, ...]) of the outer loss on `batch` after the inner loop.
+
+    The definition of what `meta_gradient` differentiates, differentiable itself.
+    """
+
+    def one_network(params):
+        return problem.outer_loss(unroll(problem.inner_loss, params, distilled, **problem.unroll_options), *batch)
+
+    return jnp.mean(jax.vmap(one_network)(params_N))
+
+
+def meta_gradient(
+    problem: Problem, params_N: Params, distilled: DistilledData, batch: Batch, layout: Layout = ONE_DEVICE
+) -> tuple[jax.Array, DistilledData]:
+    """`meta_loss` and its gradient for the distilled data, laid out as asked.
+
+    The outer loss must be a mean over its examples. Sizes that do not divide are left whole: a chunk that does not divide
+    a device's share of the batch, networks that do not divide by `together`, steps whose examples do not divide.
+    """
+    if layout.mesh is None:
+        return _on_one_device(problem, params_N, distilled, batch, layout, axis=None)
+    sharers = layout.mesh.shape["batch"]
+    axis = "batch" if layout.share_steps and sharers > 1 and distilled.images.shape[1] % sharers == 0 else None
+    nets, shared, whole = PartitionSpec("nets"), PartitionSpec("batch"), PartitionSpec()
+    examples = PartitionSpec(None, axis)
+    data: Any = DistilledData(images=cast(Any, examples), labels=cast(Any, examples), log_lrs=cast(Any, whole))
+
+    def on_each(params_n, distilled, batch):
+        loss, grads = _on_one_device(problem, params_n, distilled, batch, layout, axis)
+        loss, grads = jax.lax.pmean((loss, grads), "nets")
+        if axis is None:
+            return jax.lax.pmean((loss, grads), "batch")
+        return jax.lax.pmean(loss, "batch"), grads
+
+    # Our own rules place the exchanges between devices, so the types that shard_map would infer them from are off.
+    return jax.shard_map(
+        on_each,
+        mesh=layout.mesh,
+        in_specs=(nets, data, shared),
+        out_specs=(whole, data),
+        check_vma=False,
+    )(params_N, distilled, batch)
+
+
+def _on_one_device(
+    problem: Problem, params_N: Params, distilled: DistilledData, batch: Batch, layout: Layout, axis: str | None
+) -> tuple[jax.Array, DistilledData]:
+    """`meta_gradient` on one device's networks and share of the batch; sums over `axis` are taken within."""
+    inner = partial(unroll, problem.inner_loss, remat=layout.remat, axis=axis, **problem.unroll_options)
+
+    def one_network(params: Params) -> tuple[jax.Array, DistilledData]:
+        params, pull = jax.vjp(partial(inner, params), distilled)
+        loss, by_params = _in_chunks(problem.outer_loss, params, batch, layout.chunk)
+        # With shared steps every device pulls the same cotangent through its own examples; without, each its own.
+        return loss, pull(by_params if axis is None else jax.lax.pmean(by_params, axis))[0]
+
+    count = jax.tree.leaves(params_N)[0].shape[0]
+    together = layout.together or count
+    if count % together:
+        together = count
+    # One network is not a batch of one: XLA would go on treating its products as batched ones.
+    train = (lambda p: one_network(jax.tree.map(lambda x: x[0], p))) if together == 1 else _mean_of_all(one_network)
+    return _mean_over_groups(train, jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), params_N))
+
+
+def _mean_of_all(function: Callable[[Params], Any]) -> Callable[[Params], Any]:
+    return lambda params_N: jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(function)(params_N))
+
+
+def _mean_over_groups(function: Callable[[Any], Any], groups: Any) -> Any:
+    """Mean of `function` over the leading axis of `groups`, one after the other; only the running sum is kept."""
+    count = jax.tree.leaves(groups)[0].shape[0]
+    first = jax.tree.map(lambda x: x[0], groups)
+    if count == 1:
+        return function(first)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, first))
+    total, _ = jax.lax.scan(lambda sums, group: (jax.tree.map(jnp.add, sums, function(group)), None), zero, groups)
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def _in_chunks(loss: Loss, params: Params, batch: Batch, chunk: int | None) -> tuple[jax.Array, Params]:
+    """Value and gradient of a mean over the batch, by way of the means over chunks: their activations stay in cache."""
+    size = batch[0].shape[0]
+    if chunk is None or size % chunk:
+        chunk = size
+    chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), batch)
+    return _mean_over_groups(lambda part: jax.value_and_grad(loss)(params, *part), chunks)
+
+
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """Where the state, the key and the data set of a step belong: on every device of `mesh`; None without one."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
