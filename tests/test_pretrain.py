@@ -362,6 +362,32 @@ def test_a_network_missing_from_one_tensor(path, digits):
     assert "(dense1/bias: [4, 128] there, [5, 128] wanted)" in message
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header.pop("accuracy"),
+        lambda header: header.pop("wanted"),
+        lambda header: header.pop("test_nets"),
+        lambda header: header.update(accuracy=5),
+        lambda header: header.update(accuracy=["good"] * 5),
+        lambda header: header.update(test_nets=5),
+        lambda header: header.update(test_nets=0),
+        lambda header: header.update(wanted="5"),
+    ],
+)
+def test_headers_that_make_no_sense(path, digits, change):
+    rewrite(path, change)
+    for call in (load_pool, lambda path, _: make(path, digits, resume=True)):
+        message = refused(call, path, network(digits))
+        assert message.startswith(f"{path} has a damaged 'ddjax' header: copy it again, or make it again")
+
+
+@pytest.mark.parametrize("bias", [np.full((5, 128), np.nan, np.float32), np.zeros((5, 128))], ids=["nan", "float64"])
+def test_weights_that_cannot_be_used(path, digits, bias):
+    rewrite(path, **{"nets/dense1/bias": bias})
+    assert "holds weights that are not finite float32: copy it again" in refused(load_pool, path, network(digits))
+
+
 @pytest.mark.parametrize("name", ["digits", "mnist-fixed", "voc2007"])
 def test_recipes_without_a_pool(name):
     message = refused(pretrain_for, get_recipe(name), num_nets=1, test_nets=1)
