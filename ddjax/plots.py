@@ -21,26 +21,31 @@ _DPI = 120
 def plot_images(artifact: Artifact, path: Path) -> None:
     """One row a step, one column an image, with its class; learning rates of the step's epochs at the left.
 
-    Pictures are de-normalised. Distilled pixels leave the range of real ones, so each row is scaled to its own 1st to 99th
-    percentile; examples that are not pictures are drawn as one strip of values each.
+    A step of more than 20 images takes several rows of ten. Pictures are de-normalised. Distilled pixels leave the range of
+    real ones, so each step is scaled to its own 1st to 99th percentile; examples that are not pictures are drawn as one strip
+    of values each.
     """
     images, labels, log_lrs = artifact.distilled
     names = artifact.metadata["class_names"]
     mean, std = (np.asarray(artifact.metadata[k], np.float32) for k in ("mean", "std"))
-    rows, columns = images.shape[:2]
+    steps, count = images.shape[:2]
+    columns = count if count <= 20 else 10
+    lines = -(-count // columns)  # rows that one step takes
     pictures = images.ndim == 5 and images.shape[-1] in (1, 3)
     gray = pictures and images.shape[-1] == 1
     size = 1.0 if pictures else 0.6
-    fig = Figure(figsize=(columns * 1.0 + 1.3, rows * (size + 0.28) + 0.3), layout="constrained")
-    axes = fig.subplots(rows, columns, squeeze=False)
-    for row in range(rows):
-        shown = denormalise(images[row], mean, std) if pictures else images[row].reshape(columns, 1, -1)
+    fig = Figure(figsize=(columns * 1.0 + 1.3, steps * lines * (size + 0.28) + 0.3), layout="constrained")
+    axes = fig.subplots(steps * lines, columns, squeeze=False)
+    for step in range(steps):
+        shown = denormalise(images[step], mean, std) if pictures else images[step].reshape(count, 1, -1)
         low, high = np.percentile(shown, (1, 99))
         shown = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
-        for column in range(columns):
-            axis = axes[row, column]
+        places = axes[step * lines : (step + 1) * lines].ravel()
+        for axis in places[count:]:
+            axis.set_axis_off()
+        for axis, picture, label in zip(places, shown, np.asarray(labels[step]), strict=False):
             axis.imshow(
-                shown[column, ..., 0] if gray else shown[column],
+                picture[..., 0] if gray else picture,
                 cmap="gray" if gray else "viridis",
                 aspect=None if pictures else "auto",
                 vmin=0,
@@ -48,9 +53,9 @@ def plot_images(artifact: Artifact, path: Path) -> None:
             )
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.set_title(_label(np.asarray(labels[row, column]), names), fontsize=8, pad=2)
-        lrs = ", ".join(f"{lr:.3g}" for lr in np.exp(log_lrs[:, row]))
-        axes[row, 0].set_ylabel(f"step {row + 1}\nlr {lrs}", fontsize=7, rotation=0, ha="right", va="center")
+            axis.set_title(_label(label, names), fontsize=8, pad=2)
+        lrs = ", ".join(f"{lr:.3g}" for lr in np.exp(log_lrs[:, step]))
+        places[0].set_ylabel(f"step {step + 1}\nlr {lrs}", fontsize=7, rotation=0, ha="right", va="center")
     fig.savefig(path, dpi=_DPI)
 
 
