@@ -53,7 +53,8 @@ def _require_same(held: dict[str, Any], wanted: dict[str, Any], out: Path) -> No
     changed = [f"{k} {before.get(k)} there, {v} now" for k, v in now.items() if before.get(k) != v]
     if changed:
         raise InputError(
-            f"{out} holds a run with other settings ({'; '.join(changed)}): repeat its settings, or choose another --out"
+            f"{out} holds a run with other settings ({'; '.join(changed)}): repeat its settings, choose another --out, or "
+            "delete it"
         )
 
 

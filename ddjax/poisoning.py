@@ -15,7 +15,7 @@ def poisoning_summary(confusions: np.ndarray, taken_for: np.ndarray) -> dict[str
 
     Returns: the classes `from` and `to`, and for `before` and `after`, each in percent as means and standard deviations over
       networks: `overall` (accuracy for the true labels), `modified` (for the modified labels), `attacked` (examples of K
-      taken for T), and `per_class` (accuracy for the true labels, K means).
+      taken for T), and `per_class` (accuracy for the true labels, K means; None for a class without examples).
     """
     (from_class,) = np.flatnonzero(taken_for != np.arange(len(taken_for)))
     to_class = int(taken_for[from_class])
@@ -23,7 +23,8 @@ def poisoning_summary(confusions: np.ndarray, taken_for: np.ndarray) -> dict[str
     def at(counts: np.ndarray) -> dict[str, Any]:
         totals = counts.sum(axis=(1, 2))
         classes = np.arange(len(taken_for))
-        shares = counts / counts.sum(axis=2, keepdims=True)
+        shares = counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
+        present = counts.sum(axis=(0, 2)) > 0
         figures = {
             "overall": counts[:, classes, classes].sum(axis=1) / totals,
             "modified": counts[:, classes, taken_for].sum(axis=1) / totals,
@@ -34,7 +35,11 @@ def poisoning_summary(confusions: np.ndarray, taken_for: np.ndarray) -> dict[str
             for name, values in figures.items()
             for kind, take in (("mean", np.mean), ("std", np.std))
         }
-        return {**spread, "per_class": (100 * shares[:, classes, classes].mean(axis=0)).tolist()}
+        per_class = 100 * shares[:, classes, classes].mean(axis=0)
+        return {
+            **spread,
+            "per_class": [float(x) if known else None for x, known in zip(per_class, present, strict=True)],
+        }
 
     return {
         "from": int(from_class),

@@ -87,13 +87,16 @@ def pretrain(
         "seed": seed,
         **(about or {}),
     }
-    nets, accuracy = _begun(path, settings, model, resume)
+    nets, accuracy, promised = _begun(path, settings, model, resume)
     if not accuracy:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write {path} ({error}): choose another --pool") from error
     wanted = test_nets + num_nets
+    if promised > len(accuracy) >= wanted:  # enough of an unfinished pool is a finished one
+        metadata = {**settings, "wanted": len(accuracy), "accuracy": accuracy}
+        tensorfile.write(path, tensorfile.named("nets", nets), metadata)
     group = len(jax.devices()) * (1 if jax.default_backend() == "cpu" else 32)
     train = _trainer(model, dataset, training, seed)
     with tqdm(initial=len(accuracy), total=wanted, unit="net", disable=None if progress else True) as bar:
@@ -156,10 +159,10 @@ def _trainer(model: Model, dataset: Dataset, training: Training, seed: int) -> C
     return lambda numbers: train(jnp.asarray(numbers), real, test)
 
 
-def _begun(path: Path, settings: dict[str, Any], model: Model, resume: bool) -> tuple[Params | None, list[float]]:
-    """Networks that `path` holds already, and their accuracies."""
+def _begun(path: Path, settings: dict[str, Any], model: Model, resume: bool) -> tuple[Params | None, list[float], int]:
+    """Networks that `path` holds already, their accuracies, and how many it was to hold."""
     if not path.exists():
-        return None, []
+        return None, [], 0
     if not resume:
         raise InputError(f"{path} exists: go on with it or enlarge it with --resume, or choose another --pool")
     nets, metadata = _read(path, model)
@@ -172,7 +175,7 @@ def _begun(path: Path, settings: dict[str, Any], model: Model, resume: bool) -> 
         raise InputError(
             f"{path} holds other networks ({'; '.join(changed)}): repeat its settings or choose another --pool"
         )
-    return nets, list(metadata["accuracy"])
+    return nets, list(metadata["accuracy"]), metadata["wanted"]
 
 
 def load_pool(path: Path, model: Model) -> Pool:

@@ -27,6 +27,7 @@ from ddjax.recipes import Recipe
 from ddjax.results import write_results
 from ddjax.run import read_metrics
 
+_NOT_RUN = "not run yet"
 KEPT = (artifact.FILE_NAME, "summary.json", "metrics.jsonl", "images.png", "curve.png", "learning_rates.png")
 
 
@@ -117,7 +118,7 @@ def reproduce(
         else:
             reasons.pop(name, None)
         jax.clear_caches()
-    rows = [_filled(root, row, reasons.get(row.run, "not run yet"), BUDGETS[budget]) for row in ROWS]
+    rows = [_filled(root, row, reasons.get(row.run, _NOT_RUN), BUDGETS[budget]) for row in ROWS]
     write_results(root, rows)
     return rows
 
@@ -258,7 +259,9 @@ def _filled(root: Path, row: Row, reason: str, budget: Budget) -> dict[str, Any]
     folder = root / "results" / row.run
     filed, facts = _filed_recipe(folder), _read_json(folder / "provenance.json")
     if filed and filed != _portable(budget.shrink(run.settings)):
-        filed, reason = None, "measured with other settings than the recipe has now; run it again"
+        filed = None
+        if reason == _NOT_RUN:
+            reason = "measured with other settings than the recipe has now"
     figure = _figure(row.part, folder) if filed else None
     told = {**facts, **figure} if figure else {}
     return {

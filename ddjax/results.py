@@ -29,8 +29,12 @@ def _per_class(summary: dict[str, Any]) -> list[str]:
         return []
     poisoning = summary["poisoning"]
     classes = range(len(poisoning["before"]["per_class"]))
-    body = ([when, *(f"{poisoning[when]['per_class'][k]:.1f}" for k in classes)] for when in ("before", "after"))
+    body = ([when, *(_figure(poisoning[when]["per_class"][k]) for k in classes)] for when in ("before", "after"))
     return [*_table(("accuracy % of class", *map(str, classes)), body), ""]
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 _POOL_PARTS = (("train", "to distil with"), ("test", "held out"))

@@ -286,3 +286,8 @@ def test_real_images_to_start_from_are_of_their_true_class(poisoned):
     for label in (FROM, TO):
         members = known[np.asarray(setting.train.labels) == label]
         assert np.any(np.all(np.abs(members - images[label]) < 1e-6, axis=(1, 2, 3)))
+
+
+def test_a_class_without_examples_has_no_accuracy():
+    counts = np.array([[np.diag([1, 1, 0])] * 2])
+    assert poisoning_summary(counts, np.array([1, 1, 2]))["after"]["per_class"] == [100.0, 100.0, None]

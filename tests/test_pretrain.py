@@ -186,6 +186,24 @@ def test_resume_begins_a_pool_that_has_not_begun_and_leaves_a_finished_one_alone
     assert same_bits(stacked(again), stacked(begun)) and path.read_bytes() == before
 
 
+def test_enough_of_an_unfinished_pool_is_a_finished_one(tmp_path, monkeypatch, digits):
+    path, write, written = tmp_path / "pool", tensorfile.write, list[Any]()
+
+    def stops(*args):
+        write(*args)
+        written.append(args)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorfile, "write", stops)
+        with pytest.raises(KeyboardInterrupt):
+            make(path, digits, num_nets=9, test_nets=1)
+    made = len(tensorfile.read(path, "")[1]["accuracy"])
+    fewer = make(path, digits, num_nets=made - 1, test_nets=1, resume=True)
+    assert fewer.metadata["wanted"] == len(fewer.metadata["accuracy"]) == made < 10
+
+
 def test_a_finished_pool_is_enlarged(tmp_path, digits, whole):
     path = tmp_path / "pool"
     small = make(path, digits, num_nets=1, about={"model": "mlp"})
