@@ -218,8 +218,9 @@ def mnist_fixed() -> Recipe:
 def mnist_random() -> Recipe:
     """Table 1, MNIST, random initialisation: 100 images, 10 steps x 3 epochs, fresh LeNets; paper 79.5 ± 8.1 %.
 
-    From real images instead of noise, since what noise there is at the start stays; and no longer than this, since later the
-    meta-gradient's tails grow heavy and some networks are lost (from noise, after 4000 steps: 80.1 ± 7.5 %).
+    Reaches 84.2 ± 3.0 % over 200 fresh networks in 11 minutes of one busy CPU core (RESULTS.md). From real images instead of
+    noise, since what noise there is at the start stays; and no longer than this, since later the meta-gradient's tails grow
+    heavy and some networks are lost (from noise, after 4000 steps: 80.1 ± 7.5 %).
     """
     return Recipe(
         data="mnist",
@@ -287,7 +288,10 @@ def _between_digits(source: str, target: str, init: Literal["fixed", "random"], 
 
 @recipe
 def mnist_usps_fixed() -> Recipe:
-    """Table 2, MNIST to USPS: one LeNet trained on MNIST; paper 97.9 % (recalled), on another USPS (28x28, 7438 / 1860)."""
+    """Table 2, MNIST to USPS: one LeNet trained on MNIST; paper 97.9 % (recalled), on another USPS (28x28, 7438 / 1860).
+
+    Reaches 96.4 %, where ordinary training on all of this USPS reaches 96.5 ± 0.3 (RESULTS.md).
+    """
     return _between_digits("mnist", "usps", "fixed")
 
 
@@ -337,6 +341,9 @@ def mnist_digits_random() -> Recipe:
 def mnist_poison() -> Recipe:
     """Data poisoning (sec. 3.6): one step on 100 images makes LeNets well trained on MNIST take 0s for 1s; paper 71.4 %
     of them, ± 29.6.
+
+    82.5 ± 18.1 % of them on 20 held-out networks, from networks at 98.7 % (RESULTS.md). The iterate is chosen early: over 112
+    networks the training loss goes on falling when the accuracy on other networks no longer rises.
     """
     return Recipe(
         data="mnist",
