@@ -18,6 +18,8 @@ import jax
 
 from ddjax import artifact, baselines, distilling, plots, provenance
 from ddjax.core.distilled import DistilledData, fixed_labels
+from ddjax.data.catalogue import CATALOGUE
+from ddjax.data.prepared import data_root, find_prepared
 from ddjax.errors import InputError
 from ddjax.experiment import Experiment, set_up
 from ddjax.paper import ROWS, RUNS, Row, Run
@@ -28,6 +30,7 @@ from ddjax.results import write_results
 from ddjax.run import read_metrics
 
 _NOT_RUN = "not run yet"
+_NO_ACCELERATOR = "for an accelerator, and there is none here"
 KEPT = (artifact.FILE_NAME, "summary.json", "metrics.jsonl", "images.png", "curve.png", "learning_rates.png")
 
 
@@ -103,11 +106,10 @@ def reproduce(
     unknown = [name for name in only if name not in RUNS]
     if unknown:
         raise InputError(f"there is no run named {unknown[0]!r}: choose among {', '.join(RUNS)}")
-    reasons = _reasons(root)
+    reasons = {name: _why_not_run(run, budget, data_dir) for name, run in RUNS.items()}
     for name in only or RUNS:
         run = RUNS[name]
-        if run.accelerator and budget == "full" and not only and jax.default_backend() == "cpu":
-            reasons[name] = "for an accelerator, and there is none here"
+        if not only and reasons[name] == _NO_ACCELERATOR:
             continue
         try:
             Work(root, name, run, BUDGETS[budget], data_dir, progress).do()
@@ -115,10 +117,8 @@ def reproduce(
             if only:
                 raise
             reasons[name] = str(error)
-        else:
-            reasons.pop(name, None)
         jax.clear_caches()
-    rows = [_filled(root, row, reasons.get(row.run, _NOT_RUN), BUDGETS[budget]) for row in ROWS]
+    rows = [_filled(root, row, reasons[row.run], BUDGETS[budget]) for row in ROWS]
     write_results(root, rows)
     return rows
 
@@ -230,11 +230,14 @@ def measure_baseline(part: str, experiment: Experiment, like: DistilledData, bud
     return train(key, problem, like, *splits, **nets).summary()
 
 
-def _reasons(root: Path) -> dict[str, str]:
-    """Why runs were not made, as an earlier call found."""
-    path = root / "results" / "paper.json"
-    rows = json.loads(path.read_text()) if path.is_file() else []
-    return {row["run"]: row["status"] for row in rows if row["ours_mean"] is None}
+def _why_not_run(run: Run, budget: str, data_dir: str | None) -> str:
+    """Why a run has no figures, as far as can be told without trying."""
+    recipe = BUDGETS[budget].shrink(run.settings)
+    if run.accelerator and budget == "full" and jax.default_backend() == "cpu":
+        return _NO_ACCELERATOR
+    wanted = [name for name in (recipe.source, recipe.data) if name in CATALOGUE]
+    missing = [name for name in wanted if find_prepared(name, data_root(data_dir)) is None]
+    return f"{missing[0]} is not prepared here: run `ddjax prepare {missing[0]}` first" if missing else _NOT_RUN
 
 
 def _portable(recipe: Recipe) -> dict[str, Any]:
