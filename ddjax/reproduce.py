@@ -106,13 +106,17 @@ def reproduce(
     unknown = [name for name in only if name not in RUNS]
     if unknown:
         raise InputError(f"there is no run named {unknown[0]!r}: choose among {', '.join(RUNS)}")
+    here = {
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
+    }  # at the start: a checkout may move on meanwhile
     reasons = {name: _why_not_run(run, budget, data_dir) for name, run in RUNS.items()}
     for name in only or RUNS:
         run = RUNS[name]
         if not only and reasons[name] == _NO_ACCELERATOR:
             continue
         try:
-            Work(root, name, run, BUDGETS[budget], data_dir, progress).do()
+            Work(root, name, run, BUDGETS[budget], here, data_dir, progress).do()
         except InputError as error:
             if only:
                 raise
@@ -131,6 +135,7 @@ class Work:
     name: str
     run: Run
     budget: Budget
+    here: dict[str, str]
     data_dir: str | None
     progress: bool
 
@@ -195,7 +200,7 @@ class Work:
             "seconds_last_call": round(time.monotonic() - started, 1),
             "python": platform.python_version(),
             "versions": provenance.versions(),
-            **_here(),
+            **self.here,
         }
         _write_json(self.kept / "provenance.json", facts)
 
@@ -206,7 +211,7 @@ class Work:
             self._say(f"baseline {part}")
             started = time.monotonic()
             summary = measure_baseline(part, experiment, like, self.budget)
-            figure = {**summary, "seconds": round(time.monotonic() - started, 1), **_here()}
+            figure = {**summary, "seconds": round(time.monotonic() - started, 1), **self.here}
             _write_json(self.kept / "baselines.json", {**_read_json(self.kept / "baselines.json"), part: figure})
 
 
@@ -250,10 +255,6 @@ def _filed_recipe(folder: Path) -> dict[str, Any] | None:
     if not (folder / "provenance.json").is_file():
         return None
     return _portable(Recipe(**artifact.load(folder).metadata["recipe"]))
-
-
-def _here() -> dict[str, str]:
-    return {"commit": provenance.commit(), "machine": provenance.machine()}
 
 
 def _filled(root: Path, row: Row, reason: str, budget: Budget) -> dict[str, Any]:

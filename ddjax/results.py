@@ -20,6 +20,12 @@ rates, sets of images and neighbours are chosen on 1/12 of the training set, hel
 gradient-descent steps on as many images; their rate is the best of a grid and the distilled data's own learned rates.
 USPS here is the 16x16 set (7291 / 2007), resized to MNIST's 20x20 in 28x28; the paper's is another version (28x28, 7438 and
 1860).
+
+What to know when comparing. The budget of a baseline is that of the distilled data, epochs included; real images go on gaining
+from more epochs, which the paper's figures for them suggest were few too. Class averages are the one baseline well below the
+paper's: the rates learned for other images win the choice on a few held-out networks, and lose some of the twenty at the test.
+Pools of trained networks are smaller than the paper's 2000 (each run says how many): what is distilled for them fits those it
+saw better than others, which is why iterates are chosen on networks of the pool that the distillation never draws.
 """
 
 
