@@ -297,13 +297,19 @@ def mnist_usps_fixed() -> Recipe:
 
 @recipe
 def mnist_usps_random() -> Recipe:
-    """Table 2, MNIST to USPS: many LeNets trained on MNIST, tested on held-out ones; paper 95.4 ± 1.8 % (recalled)."""
+    """Table 2, MNIST to USPS: many LeNets trained on MNIST, tested on held-out ones; paper 95.4 ± 1.8 % (recalled).
+
+    Reaches 95.3 ± 0.5 % on 20 held-out networks, from a pool of 120 (RESULTS.md).
+    """
     return _between_digits("mnist", "usps", "random")
 
 
 @recipe
 def usps_mnist_fixed() -> Recipe:
-    """Table 2, USPS to MNIST: one LeNet trained on USPS; paper 93.2 % (recalled)."""
+    """Table 2, USPS to MNIST: one LeNet trained on USPS; paper 93.2 % (recalled).
+
+    Reaches 97.7 % (RESULTS.md).
+    """
     return _between_digits("usps", "mnist", "fixed")
 
 
