@@ -315,7 +315,10 @@ def usps_mnist_fixed() -> Recipe:
 
 @recipe
 def usps_mnist_random() -> Recipe:
-    """Table 2, USPS to MNIST: many LeNets trained on USPS, tested on held-out ones; paper 92.7 ± 1.4 %."""
+    """Table 2, USPS to MNIST: many LeNets trained on USPS, tested on held-out ones; paper 92.7 ± 1.4 %.
+
+    Reaches 94.6 ± 0.6 % on 20 held-out networks, from a pool of 120 (RESULTS.md).
+    """
     return _between_digits("usps", "mnist", "random")
 
 
