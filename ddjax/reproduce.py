@@ -106,10 +106,8 @@ def reproduce(
     unknown = [name for name in only if name not in RUNS]
     if unknown:
         raise InputError(f"there is no run named {unknown[0]!r}: choose among {', '.join(RUNS)}")
-    here = {
-        "commit": provenance.commit(),
-        "machine": provenance.machine(),
-    }  # at the start: a checkout may move on meanwhile
+    # At the start, since a checkout may move on meanwhile.
+    here = {"commit": provenance.commit(), "machine": provenance.machine()}
     reasons = {name: _why_not_run(run, budget, data_dir) for name, run in RUNS.items()}
     for name in only or RUNS:
         run = RUNS[name]
@@ -231,8 +229,12 @@ def measure_baseline(part: str, experiment: Experiment, like: DistilledData, bud
         make = kmeans_sets if part.endswith("k-means") else random_sets
         count = 3 if part.endswith("k-means") else budget.baseline_nets
         return baselines.knn(like, make(key, like, experiment.train, count), *splits[1:]).summary()
-    train = {"optimised real": baselines.optimised_real, "k-means": baselines.kmeans}.get(part, baselines.class_average)
-    return train(key, problem, like, *splits, **nets).summary()
+    if part == "optimised real":
+        return baselines.optimised_real(key, problem, like, *splits, **nets).summary()
+    if experiment.params is not None:  # one set of images and one network: there is one figure to measure
+        nets["num_nets"] = 1
+    one_set = baselines.kmeans if part == "k-means" else baselines.class_average
+    return one_set(key, problem, like, *splits, **nets).summary()
 
 
 def _why_not_run(run: Run, budget: str, data_dir: str | None) -> str:

@@ -1,11 +1,14 @@
 """ddjax.data.pictures: sizes and channels against Pillow's own, statistics, names, and sets that come to share a shape."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 from test_data import random_pictures, write_prepared
 
 from ddjax import data
+from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.dataset import pixel_statistics
 from ddjax.errors import InputError
 
@@ -143,3 +146,21 @@ def test_own_files_are_converted_and_wrong_shapes_refused_before_reading(tmp_pat
     assert dataset.x_train.shape == (6, 12, 10, 1) and dataset.source.endswith("@12x10x1")
     with pytest.raises(InputError, match="'12x10' is no shape"):
         data.load_dataset(tmp_path / "absent.npz", pictures="12x10")
+
+
+def test_a_set_without_a_border_gets_one_and_its_pictures_what_is_inside():
+    """USPS fills its 16x16 pictures; brought to 28x28 it keeps to the 20x20 in the middle, as MNIST does."""
+    plain = pictures_set((16, 16, 1))
+    bordered = data.as_pictures(dataclasses.replace(plain, border=4 / 28), (28, 28, 1))
+    for new, old in ((bordered.x_train, plain.x_train), (bordered.x_test, plain.x_test)):
+        inside = [np.asarray(Image.fromarray(x[..., 0]).resize((20, 20), Image.Resampling.BILINEAR)) for x in old]
+        np.testing.assert_array_equal(new[:, 4:24, 4:24, 0], inside)
+        outside = new.astype(int).sum() - new[:, 4:24, 4:24].astype(int).sum()
+        assert outside == 0
+    mean, std = pixel_statistics(bordered.x_train)
+    assert (bordered.mean, bordered.std, bordered.border) == (mean, std, 0.0)
+    assert bordered.source == "here#1@28x28x1, 20x20 of it filled"
+
+
+def test_usps_alone_is_known_to_lack_a_border():
+    assert {name: entry.border for name, entry in CATALOGUE.items() if entry.border} == {"usps": 4 / 28}

@@ -145,6 +145,17 @@ def test_one_picture_an_example_with_its_label(tmp_path, figures):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
 
 
+def test_a_step_of_many_images_takes_rows_of_ten(tmp_path, figures):
+    artifact = make((6, 6, 1), classes=24)
+    plots.plot_images(artifact, tmp_path / "images.png")
+    axes = figures[0].axes
+    assert len(axes) == 2 * 3 * 10
+    shown = [axis for axis in axes if axis.images]
+    assert [axes.index(axis) for axis in shown] == [*range(24), *range(30, 54)]
+    assert all(not axis.axison for axis in axes if not axis.images)
+    assert [bool(axis.get_ylabel()) for axis in axes] == [i in (0, 30) for i in range(60)]
+
+
 def test_channels_are_denormalised_each_by_its_own(tmp_path, figures):
     artifact = make((8, 8, 3), steps=1)
     artifact.metadata["std"] = [0.1, 0.2, 0.4]
