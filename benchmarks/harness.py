@@ -4,9 +4,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,39 +22,21 @@ if TYPE_CHECKING:  # JAX and matplotlib are imported where they are used, since 
     from ddjax.core.meta import Layout
     from ddjax.experiment import Experiment
 
-ROOT = Path(__file__).resolve().parent.parent
-
 SHAPES = {"lenet": (28, 28, 1), "alexcifar": (32, 32, 3), "alexnet": (224, 224, 3)}
 LEARNING_RATE = {"lenet": 0.02, "alexcifar": 0.001, "alexnet": 0.001}
 PICTURES = {"lenet": 50_000, "alexcifar": 50_000, "alexnet": 1_000}  # the last would fill seven gigabytes
 
 
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def machine() -> str:
-    return f"{processor()}, {len(os.sched_getaffinity(0))} cores"
-
-
-def git(*args: str) -> str:
-    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def about() -> dict[str, Any]:
     """Where a figure comes from: the command, the commit, the machine and the versions."""
-    packages = ("jax", "jaxlib", "flax", "optax", "torch")
+    from ddjax import provenance
+
     installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
-    dirty = bool(git("status", "--porcelain", "--", "ddjax"))
     return {
         "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": git("rev-parse", "--short", "HEAD") + (" with changes" if dirty else ""),
-        "machine": machine(),
-        "versions": {name: installed[name] for name in packages if name in installed},
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
+        "versions": {name: installed[name] for name in (*provenance.PACKAGES, "torch") if name in installed},
     }
 
 

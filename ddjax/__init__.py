@@ -15,7 +15,8 @@ from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation, evaluate
 from ddjax.experiment import make_problem
 from ddjax.models import MLP, AlexCifarNet, LeNet, Model, build_model, from_linen, from_nnx
-from ddjax.recipes import RECIPES, Recipe, get_recipe
+from ddjax.recipe import Recipe
+from ddjax.recipes import RECIPES, get_recipe
 from ddjax.replay import evaluate_artifact
 
 __all__ = [

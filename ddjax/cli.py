@@ -15,7 +15,8 @@ from ddjax import artifact, devices, distilling, plots, pretrain, replay, report
 from ddjax.data import DATASETS, prepare
 from ddjax.errors import InputError
 from ddjax.pretrain import Training
-from ddjax.recipes import RECIPES, Recipe, get_recipe
+from ddjax.recipe import Recipe
+from ddjax.recipes import RECIPES, get_recipe
 from ddjax.run import InterruptedRunError, NonFiniteError, read_metrics
 
 USAGE = """usage: ddjax COMMAND ...

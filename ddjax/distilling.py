@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddjax import artifact, baselines
+from ddjax import artifact, baselines, provenance
 from ddjax.core.distilled import DistilledData, fixed_labels
 from ddjax.core.meta import replicated
 from ddjax.data import Dataset
@@ -19,9 +18,10 @@ from ddjax.devices import make_layout
 from ddjax.errors import InputError
 from ddjax.evaluate import confusion, evaluate, measure_trained
 from ddjax.experiment import Experiment, build_distiller, first_iterate, make_validation, set_up
+from ddjax.files import write_json
 from ddjax.models import Model
 from ddjax.poisoning import poisoning_summary
-from ddjax.recipes import Recipe
+from ddjax.recipe import Recipe
 from ddjax.run import RunState, run
 
 
@@ -41,9 +41,7 @@ def claim_folder(out: Path, config: dict[str, Any], *, resume: bool) -> None:
         if out.exists() and any(out.iterdir()):
             raise InputError(f"{out} is not empty and holds no run: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(draft, path)
+        write_json(path, config)
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f"cannot use {out} as output folder ({error}): choose another --out") from error
 
@@ -158,9 +156,7 @@ def finish(
         measure = functools.partial(confusion, plain.apply, num_classes=experiment.dataset.num_classes)
         confusions = measure_trained(measure, experiment.stream("test"), plain, best, experiment.test, **nets)
         summary["poisoning"] = poisoning_summary(confusions, experiment.taken_for)
-    draft = out / "summary.json.tmp"
-    draft.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(draft, out / "summary.json")
+    write_json(out / "summary.json", summary)
     return summary
 
 
@@ -178,7 +174,6 @@ def comparison(experiment: Experiment, best: DistilledData) -> dict[str, Any]:
 def describe(experiment: Experiment, model_name: str) -> dict[str, Any]:
     """What a user of the artefact must know, JSON-serialisable; nothing in it depends on when or where it was made."""
     recipe, dataset = experiment.recipe, experiment.dataset
-    packages = ("ddjax", "jax", "jaxlib", "flax", "optax")
     return {
         "data": dataset.name,
         "data_source": Path(dataset.source).name,
@@ -196,5 +191,5 @@ def describe(experiment: Experiment, model_name: str) -> dict[str, Any]:
         "direction": recipe.direction,
         "seed": recipe.seed,
         "recipe": dataclasses.asdict(recipe),
-        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "versions": provenance.versions(),
     }

@@ -19,9 +19,10 @@ from ddjax.errors import InputError
 from ddjax.evaluate import score
 from ddjax.models import Model, build_model
 from ddjax.models.imagenet import load_imagenet_alexnet
+from ddjax.poisoning import outer_labels
 from ddjax.pretrain import Pool, load_pool
 from ddjax.real_sets import random_sets
-from ddjax.recipes import Recipe
+from ddjax.recipe import Recipe
 from ddjax.run import Validate
 
 DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
@@ -148,26 +149,6 @@ def initial_weights(recipe: Recipe, model: Model, dataset: Dataset, key: jax.Arr
             return None, pool
         return jax.tree.map(lambda leaf: leaf[recipe.seed % count], pool.train), None
     return (model.init(key) if recipe.init == "fixed" else None), None
-
-
-def outer_labels(recipe: Recipe, dataset: Dataset) -> np.ndarray:
-    """int32 [K]: the class that the outer loss takes real examples of each class for; itself, unless poisoned (sec. 3.6).
-
-    Raises:
-      InputError: the data have no such classes, or no test examples of the poisoned one.
-    """
-    taken_for = np.arange(dataset.num_classes, dtype=np.int32)
-    if recipe.poison:
-        from_class, to_class = recipe.poisoned_classes()
-        flag = f"--poison is {recipe.poison!r}"
-        if max(from_class, to_class) >= dataset.num_classes:
-            raise InputError(
-                f"{flag}, but {dataset.name} has classes 0 to {dataset.num_classes - 1}: choose among them"
-            )
-        if not np.any(dataset.y_test == from_class):
-            raise InputError(f"{flag}, but {dataset.name} has no test examples of class {from_class}: choose another")
-        taken_for[from_class] = to_class
-    return taken_for
 
 
 def make_problem(model: Model, direction: str, learn_labels: bool, params: Any) -> Problem:

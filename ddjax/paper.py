@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddjax.recipes import Recipe, get_recipe
+from ddjax.recipe import Recipe
+from ddjax.recipes import get_recipe
 
 BASELINES = (
     "random real",

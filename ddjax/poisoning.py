@@ -1,8 +1,32 @@
-"""What a poisoned distilled set does to well-trained networks (paper, sec. 3.6 and the experiment on attacks)."""
+"""Data poisoning (paper, sec. 3.6): the labels of the outer loss, and what a poisoned set does to well-trained networks."""
 
 from typing import Any
 
 import numpy as np
+
+from ddjax.data import Dataset
+from ddjax.errors import InputError
+from ddjax.recipe import Recipe
+
+
+def outer_labels(recipe: Recipe, dataset: Dataset) -> np.ndarray:
+    """int32 [K]: the class that the outer loss takes real examples of each class for; itself, unless poisoned (sec. 3.6).
+
+    Raises:
+      InputError: the data have no such classes, or no test examples of the poisoned one.
+    """
+    taken_for = np.arange(dataset.num_classes, dtype=np.int32)
+    if recipe.poison:
+        from_class, to_class = recipe.poisoned_classes()
+        flag = f"--poison is {recipe.poison!r}"
+        if max(from_class, to_class) >= dataset.num_classes:
+            raise InputError(
+                f"{flag}, but {dataset.name} has classes 0 to {dataset.num_classes - 1}: choose among them"
+            )
+        if not np.any(dataset.y_test == from_class):
+            raise InputError(f"{flag}, but {dataset.name} has no test examples of class {from_class}: choose another")
+        taken_for[from_class] = to_class
+    return taken_for
 
 
 def poisoning_summary(confusions: np.ndarray, taken_for: np.ndarray) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ddjax.errors import InputError
 from ddjax.evaluate import score
 from ddjax.fit import fit
 from ddjax.models import Model, build_model
-from ddjax.recipes import Recipe
+from ddjax.recipe import Recipe
 
 _AGAIN = "copy it again, or make it again with `ddjax pretrain`"
 
@@ -43,6 +43,9 @@ class Training(NamedTuple):
     lr: float = 2e-3
 
 
+TRAINING = Training()
+
+
 def pretrain(
     path: Path,
     model: Model,
@@ -50,7 +53,7 @@ def pretrain(
     *,
     num_nets: int,
     test_nets: int,
-    training: Training = Training(),  # noqa: B008 (immutable)
+    training: Training = TRAINING,
     seed: int = 0,
     about: dict[str, Any] | None = None,
     resume: bool = False,
@@ -222,8 +225,7 @@ def _difference(expected: Any, found: Any) -> list[str]:
     """What the shapes of weights differ in, by name."""
 
     def flat(tree: Any) -> dict[str, Any]:
-        is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
-        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_shape)
+        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, tuple))
         return {"/".join(str(key.key) for key in keys): shape for keys, shape in leaves}
 
     a, b = flat(expected), flat(found)

@@ -12,10 +12,11 @@ from ddjax.core.distilled import DistilledData
 from ddjax.data import Dataset, Split, load_dataset
 from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation, evaluate
-from ddjax.experiment import make_problem, outer_labels, stream
+from ddjax.experiment import make_problem, stream
 from ddjax.models import Model, build_model
+from ddjax.poisoning import outer_labels
 from ddjax.pretrain import load_pool
-from ddjax.recipes import Recipe
+from ddjax.recipe import Recipe
 
 
 def evaluate_artifact(

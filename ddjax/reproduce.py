@@ -5,8 +5,6 @@ Under one folder: `pools/` the trained networks, `runs/NAME/` the work of each r
 """
 
 import dataclasses
-import json
-import os
 import platform
 import shutil
 import time
@@ -22,14 +20,15 @@ from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.prepared import data_root, find_prepared
 from ddjax.errors import InputError
 from ddjax.experiment import Experiment, set_up
-from ddjax.paper import ROWS, RUNS, Row, Run
+from ddjax.files import write_json
+from ddjax.paper import ROWS, RUNS, Run
 from ddjax.pretrain import Training, pretrain_for
 from ddjax.real_sets import kmeans_sets, random_sets
-from ddjax.recipes import Recipe
+from ddjax.recipe import Recipe
 from ddjax.results import write_results
+from ddjax.rows import NOT_RUN, filed_recipe, filled, portable, read_json
 from ddjax.run import read_metrics
 
-_NOT_RUN = "not run yet"
 _NO_ACCELERATOR = "for an accelerator, and there is none here"
 KEPT = (artifact.FILE_NAME, "summary.json", "metrics.jsonl", "images.png", "curve.png", "learning_rates.png")
 
@@ -120,7 +119,8 @@ def reproduce(
                 raise
             reasons[name] = str(error)
         jax.clear_caches()
-    rows = [_filled(root, row, reasons[row.run], BUDGETS[budget]) for row in ROWS]
+    shrink, folder = BUDGETS[budget].shrink, root / "results"
+    rows = [filled(folder / row.run, row, shrink(RUNS[row.run].settings), reasons[row.run]) for row in ROWS]
     write_results(root, rows)
     return rows
 
@@ -149,7 +149,7 @@ class Work:
     def do(self) -> None:
         """Whatever of pool, distillation and baselines is missing."""
         filed = [path.parent for path in sorted(self.kept.parent.glob("*/provenance.json"))]
-        same = [folder for folder in filed if _filed_recipe(folder) == _portable(self.recipe)]
+        same = [folder for folder in filed if filed_recipe(folder) == portable(self.recipe)]
         if same and self.kept not in same:  # what the same settings gave under another name
             (self.kept / "baselines.json").unlink(missing_ok=True)  # of settings that this run had before
             shutil.copytree(same[0], self.kept, dirs_exist_ok=True)
@@ -157,7 +157,7 @@ class Work:
             self._say("distilling")
             self._pretrain()
             self._distill()
-        missing = [part for part in self.run.baselines if part not in _read_json(self.kept / "baselines.json")]
+        missing = [part for part in self.run.baselines if part not in read_json(self.kept / "baselines.json")]
         if missing:
             self._pretrain()
             self._baselines(missing)
@@ -200,7 +200,7 @@ class Work:
             "versions": provenance.versions(),
             **self.here,
         }
-        _write_json(self.kept / "provenance.json", facts)
+        write_json(self.kept / "provenance.json", facts)
 
     def _baselines(self, missing: list[str]) -> None:
         experiment = set_up(self.recipe, data_dir=self.data_dir)
@@ -210,7 +210,7 @@ class Work:
             started = time.monotonic()
             summary = measure_baseline(part, experiment, like, self.budget)
             figure = {**summary, "seconds": round(time.monotonic() - started, 1), **self.here}
-            _write_json(self.kept / "baselines.json", {**_read_json(self.kept / "baselines.json"), part: figure})
+            write_json(self.kept / "baselines.json", {**read_json(self.kept / "baselines.json"), part: figure})
 
 
 def measure_baseline(part: str, experiment: Experiment, like: DistilledData, budget: Budget) -> dict[str, Any]:
@@ -244,70 +244,4 @@ def _why_not_run(run: Run, budget: str, data_dir: str | None) -> str:
         return _NO_ACCELERATOR
     wanted = [name for name in (recipe.source, recipe.data) if name in CATALOGUE]
     missing = [name for name in wanted if find_prepared(name, data_root(data_dir)) is None]
-    return f"{missing[0]} is not prepared here: run `ddjax prepare {missing[0]}` first" if missing else _NOT_RUN
-
-
-def _portable(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's settings without the folder that its pool happens to lie in."""
-    return {**dataclasses.asdict(recipe), "pool": Path(recipe.pool).name}
-
-
-def _filed_recipe(folder: Path) -> dict[str, Any] | None:
-    """The settings of the artefact in a folder of results, or None where there is none."""
-    if not (folder / "provenance.json").is_file():
-        return None
-    return _portable(Recipe(**artifact.load(folder).metadata["recipe"]))
-
-
-def _filled(root: Path, row: Row, reason: str, budget: Budget) -> dict[str, Any]:
-    """One row of `paper.json`; figures in percent, null where the row is not measured and `status` says why."""
-    run = RUNS[row.run]
-    folder = root / "results" / row.run
-    filed, facts = _filed_recipe(folder), _read_json(folder / "provenance.json")
-    if filed and filed != _portable(budget.shrink(run.settings)):
-        filed = None
-        if reason == _NOT_RUN:
-            reason = "measured with other settings than the recipe has now"
-    figure = _figure(row.part, folder) if filed else None
-    told = {**facts, **figure} if figure else {}
-    return {
-        **{name: getattr(row, name) for name in ("table", "row", "column", "paper", "run")},
-        "ours_mean": None if figure is None else figure["mean"],
-        "ours_std": None if figure is None else figure["std"],
-        "networks": None if figure is None else figure["networks"],
-        "status": reason if figure is None else "measured",
-        "command": f"ddjax reproduce paper --only {row.run}",
-        **{name: told.get(name) for name in ("commit", "seconds", "machine")},
-    }
-
-
-def _figure(part: str, folder: Path) -> dict[str, Any] | None:
-    """Mean, standard deviation and count of networks of one figure, with its own provenance where it has one."""
-    summary = _read_json(folder / "summary.json")
-    if part.startswith("poisoning: "):
-        what, when = part.removeprefix("poisoning: ").split(", ")
-        poisoning = summary["poisoning"]
-        figures = poisoning[when]
-        found = {"mean": figures[f"{what}_mean"], "std": figures[f"{what}_std"], "networks": poisoning["num_nets"]}
-    elif part in ("distilled", "before"):
-        scores, which = summary["distilled"], "accuracy" if part == "distilled" else "accuracy_before"
-        count = scores["num_nets"]
-        std = scores[f"{which}_std"] if count > 1 else 0.0
-        found = {"mean": scores[f"{which}_mean"], "std": std, "networks": count}
-    else:
-        baseline = _read_json(folder / "baselines.json").get(part)
-        if baseline is None:
-            return None
-        found = {"mean": baseline["accuracy_mean"], "std": baseline["accuracy_std"], "networks": baseline["num_nets"]}
-        return found | {name: baseline[name] for name in ("commit", "machine", "seconds")}
-    return found | {"seconds": _read_json(folder / "provenance.json")["seconds_distilling"]}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _write_json(path: Path, contents: Any) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(contents, indent=2) + "\n")
-    os.replace(draft, path)
+    return f"{missing[0]} is not prepared here: run `ddjax prepare {missing[0]}` first" if missing else NOT_RUN

@@ -1,7 +1,6 @@
 """`results/paper.json` and RESULTS.md: the paper's rows beside ours, built from files alone; nothing is typed by hand."""
 
 import json
-import os
 from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddjax import plots
+from ddjax.files import write_whole
 from ddjax.paper import RUNS
 
 _HEAD = """# Results
@@ -50,7 +50,7 @@ def write_results(root: Path, rows: list[dict[str, Any]]) -> None:
     """Writes `results/paper.json`, the ablation figures and RESULTS.md into `root`."""
     folder = root / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "paper.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / "paper.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     lines = [_HEAD]
     for table, members in groupby(rows, itemgetter("table")):
         lines += [f"## {table}", "", *_matrix(list(members)), ""]
@@ -62,13 +62,7 @@ def write_results(root: Path, rows: list[dict[str, Any]]) -> None:
     lines += _open(rows) + _runs(root)
     for name in RUNS:
         lines += _section(root, name)
-    _replace(root / "RESULTS.md", "\n".join(lines))
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(text)
-    os.replace(draft, path)
+    write_whole(root / "RESULTS.md", "\n".join(lines))
 
 
 def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:

@@ -6,7 +6,6 @@ Knows nothing of data sets or networks: it drives a `Distiller` and a validation
 import hashlib
 import json
 import operator
-import os
 import signal
 import threading
 import time
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from ddjax.core.distilled import DistilledData
 from ddjax.core.outer import Distiller, DistillState, Info
 from ddjax.errors import InputError
+from ddjax.files import write_whole
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -69,9 +69,7 @@ class Checkpoints:
         step = int(run.state.step)
         if self._manager.latest_step() != step:
             self._manager.save(step, args=ocp.args.StandardSave(run))
-            draft = self._folder / str(step) / "digest.tmp"
-            draft.write_text(self._digest(step))
-            os.replace(draft, draft.with_name("digest"))
+            write_whole(self._folder / str(step) / "digest", self._digest(step))
 
     def restore(self, like: RunState) -> RunState:
         """The newest intact checkpoint, or `like` itself where there is none; newer ones that are not are deleted.
@@ -108,9 +106,7 @@ class MetricsLog:
     def __init__(self, path: Path, step: int):
         self._path = path
         kept = [row for row in read_metrics(path) if row["step"] <= step]
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(draft, path)
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
         self.seconds = kept[-1]["seconds"] if kept else 0.0
 
     def append(self, row: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Safetensors files with a JSON story in their header: no pickle, and NumPy, PyTorch and JAX open them alike."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from ddjax.errors import InputError
+from ddjax.files import write_whole
 
 FORMAT_VERSION = 1
 
@@ -25,12 +25,10 @@ def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -
       metadata: JSON-serialisable; becomes the one entry `ddjax` of the header, `format_version` added.
     """
     header = json.dumps({"format_version": FORMAT_VERSION, **metadata}, sort_keys=True)
-    draft = path.with_name(path.name + ".tmp")
     # The library lays a contiguous array out as it is in memory, so anything transposed must be copied first.
     contiguous = {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
     # Not save_file, which makes a file that only its owner may read, whatever the umask.
-    draft.write_bytes(safetensors.numpy.save(contiguous, metadata={"ddjax": header}))
-    os.replace(draft, path)
+    write_whole(path, safetensors.numpy.save(contiguous, metadata={"ddjax": header}))
 
 
 def read(path: Path, again: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

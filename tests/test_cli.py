@@ -21,7 +21,8 @@ from PIL import Image
 
 from ddjax import baselines, cli, devices, distilling, experiment, pretrain, report
 from ddjax.artifact import load
-from ddjax.recipes import RECIPES, Recipe
+from ddjax.recipe import Recipe
+from ddjax.recipes import RECIPES
 
 COMMANDS = ("recipes", "distill", "pretrain", "evaluate", "plot", "prepare", "reproduce")
 METRICS = {"accuracy_mean", "accuracy_std", "accuracy_before_mean", "accuracy_before_std", "loss_mean", "num_nets"}

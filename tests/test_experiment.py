@@ -13,7 +13,8 @@ from ddjax.core.meta import Layout
 from ddjax.data import load_dataset, normalise
 from ddjax.errors import InputError
 from ddjax.pretrain import Training, pretrain_for
-from ddjax.recipes import Recipe, get_recipe
+from ddjax.recipe import Recipe
+from ddjax.recipes import get_recipe
 
 SMALL = Recipe(
     data="digits", model="mlp", outer_steps=7, eval_every=2, batch_size=32, init="random", valid_nets=2, test_nets=2

@@ -10,12 +10,12 @@ ROOT = Path(__file__).parents[1]
 
 # Lowest first; a module may import from its own layer and from lower ones.
 LAYERS = (
-    ("errors", "recipes", "paper"),
+    ("errors", "files", "recipe", "recipes", "paper"),
     ("core", "tensorfile"),
     ("models", "data"),
     ("evaluate", "fit", "real_sets", "baselines", "poisoning", "artifact", "devices", "provenance", "pretrain"),
     ("run", "experiment", "distilling", "replay", "report", "plots"),
-    ("results", "reproduce"),
+    ("rows", "results", "reproduce"),
     ("cli",),
     ("__main__",),
 )

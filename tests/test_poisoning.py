@@ -17,9 +17,9 @@ from ddjax import artifact, distilling, experiment, report
 from ddjax.data import load_dataset, normalise
 from ddjax.errors import InputError
 from ddjax.evaluate import confusion, predictions
-from ddjax.poisoning import poisoning_summary
+from ddjax.poisoning import outer_labels, poisoning_summary
 from ddjax.pretrain import Training, load_pool, pretrain_for
-from ddjax.recipes import Recipe
+from ddjax.recipe import Recipe
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -151,7 +151,7 @@ def test_poison_that_would_change_nothing(poison):
 def test_poison_of_classes_that_are_not(poison):
     message = f"--poison is '{poison}', but digits has classes 0 to 9: choose among them"
     with pytest.raises(InputError, match=message):
-        experiment.outer_labels(Recipe(poison=poison), load_dataset("digits"))
+        outer_labels(Recipe(poison=poison), load_dataset("digits"))
 
 
 def test_poison_of_a_class_without_test_examples():
@@ -159,13 +159,13 @@ def test_poison_of_a_class_without_test_examples():
     without = digits.y_test != 4
     fewer = dataclasses.replace(digits, x_test=digits.x_test[without], y_test=digits.y_test[without])
     with pytest.raises(InputError, match="'4:1', but digits has no test examples of class 4: choose another"):
-        experiment.outer_labels(Recipe(poison="4:1"), fewer)
+        outer_labels(Recipe(poison="4:1"), fewer)
     # Whether the target is among the tests does not matter.
-    assert experiment.outer_labels(Recipe(poison="1:4"), fewer).tolist() == [0, 4, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert outer_labels(Recipe(poison="1:4"), fewer).tolist() == [0, 4, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 def test_without_poison_every_class_is_itself():
-    assert experiment.outer_labels(Recipe(), load_dataset("digits")).tolist() == list(range(10))
+    assert outer_labels(Recipe(), load_dataset("digits")).tolist() == list(range(10))
 
 
 # A whole run

@@ -23,7 +23,8 @@ from ddjax.errors import InputError
 from ddjax.fit import fit
 from ddjax.models import build_model
 from ddjax.pretrain import Training, load_pool, pretrain, pretrain_for
-from ddjax.recipes import Recipe, get_recipe
+from ddjax.recipe import Recipe
+from ddjax.recipes import get_recipe
 
 P, Q = 3, 2
 TRAINING = Training(steps=60, batch_size=32, lr=5e-3)

@@ -9,7 +9,8 @@ import pytest
 
 import ddjax
 from ddjax.errors import InputError
-from ddjax.recipes import RECIPES, Recipe, get_recipe
+from ddjax.recipe import Recipe
+from ddjax.recipes import RECIPES, get_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

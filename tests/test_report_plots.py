@@ -13,7 +13,7 @@ from ddjax.artifact import Artifact
 from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
 from ddjax.evaluate import Evaluation
-from ddjax.recipes import Recipe
+from ddjax.recipe import Recipe
 
 # Tables
 

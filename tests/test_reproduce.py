@@ -18,6 +18,7 @@ from ddjax.cli import DistillArgs
 from ddjax.errors import InputError
 from ddjax.paper import BASELINES, ROWS, RUNS, Run
 from ddjax.recipes import RECIPES, get_recipe
+from ddjax.rows import filed_recipe, portable
 
 QUICK = reproduce.BUDGETS["quick"]
 FIELDS = {"table", "row", "column", "paper", "run", "ours_mean", "ours_std", "networks", "status", "command"}
@@ -138,7 +139,7 @@ def test_each_kept_run_is_whole(whole):
         assert files <= {path.name for path in folder.iterdir()} <= files | {"baselines.json"}
         assert set(run.baselines) <= set(read(folder / "baselines.json") if run.baselines else {})
         recipe = artifact.load(folder).metadata["recipe"]
-        assert reproduce._filed_recipe(folder) == reproduce._portable(QUICK.shrink(run.settings))
+        assert filed_recipe(folder) == portable(QUICK.shrink(run.settings))
         assert recipe["data"] == "digits" and recipe["init"] == run.settings.init
         assert read(folder / "summary.json")["num_test"] == 400
 
@@ -148,7 +149,7 @@ def test_equal_settings_are_run_once(whole):
     root, _ = whole
     groups: dict[str, list[str]] = {}
     for name, run in RUNS.items():
-        groups.setdefault(json.dumps(reproduce._portable(QUICK.shrink(run.settings))), []).append(name)
+        groups.setdefault(json.dumps(portable(QUICK.shrink(run.settings))), []).append(name)
     made = {path.name for path in (root / "runs").iterdir()}
     assert len(made) == len(groups) < len(RUNS)
     for members in groups.values():

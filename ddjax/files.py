@@ -1,0 +1,22 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file beside its place and moves it there, so that an interruption leaves the old one or the new one.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(draft, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_whole` of `content` as indented JSON."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
