@@ -123,6 +123,8 @@ def reproduce(
             if only:
                 raise
             reasons[name] = str(error)
+            if progress:
+                print(f"{name}: left out, {error}", flush=True)
         jax.clear_caches()
     shrink, folder = BUDGETS[budget].shrink, root / "results"
     rows = [filled(folder / row.run, row, shrink(RUNS[row.run].settings), reasons[row.run]) for row in ROWS]

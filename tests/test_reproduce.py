@@ -267,12 +267,13 @@ def test_unknown_names_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_its_data_says_so_and_the_others_are_done(tmp_path, paper_of):
+def test_a_run_without_its_data_says_so_and_the_others_are_done(tmp_path, paper_of, capsys):
     paper_of(
         first=Run("digits", TINY), second=Run("digits", {**TINY, "data": "svhn_cropped"}), third=Run("digits", TINY)
     )
-    rows = reproduce.reproduce(tmp_path, data_dir=str(tmp_path / "void"), progress=False)
+    rows = reproduce.reproduce(tmp_path, data_dir=str(tmp_path / "void"))
     status = {row["run"]: row["status"] for row in rows}
+    assert f"second: left out, {status['second']}\n" in capsys.readouterr().out
     assert status["first"] == status["third"] == "measured"
     assert "svhn_cropped" in status["second"] and "ddjax prepare svhn_cropped" in status["second"]
     empty = ("ours_mean", "ours_std", "networks", "commit", "seconds", "machine")
