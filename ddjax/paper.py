@@ -96,7 +96,7 @@ RUNS: dict[str, Run] = {
 # The two ablation figures: one outer budget for all points of a line.
 _ABLATION: dict[str, dict[str, Any]] = {
     "mnist-fixed": {"outer_steps": 1000},
-    "mnist-random": {"outer_steps": 400, "test_nets": 50},
+    "mnist-random": {"outer_steps": 400, "num_nets": 4, "valid_nets": 16, "test_nets": 50},
 }
 for _base, _budget in _ABLATION.items():
     for _steps, _epochs in sorted({*((s, 3) for s in STEPS), *((10, e) for e in EPOCHS)}):

@@ -112,13 +112,13 @@ def mnist_random() -> Recipe:
         init="random",
         steps=10,
         epochs=3,
-        num_nets=4,
+        num_nets=8,
         outer_steps=1500,
         batch_size=256,
         lr=0.02,
         lr_log_lrs=0.01,
         clip=0.3,
-        valid_nets=16,
+        valid_nets=32,
     )
 
 
