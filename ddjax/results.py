@@ -22,8 +22,8 @@ USPS here is the 16x16 set (7291 / 2007), resized to MNIST's 20x20 in 28x28; the
 1860).
 
 What to know when comparing. The budget of a baseline is that of the distilled data, epochs included; real images go on gaining
-from more epochs, which the paper's figures for them suggest were few too. Class averages are the one baseline well below the
-paper's: the rates learned for other images win the choice on a few held-out networks, and lose some of the twenty at the test.
+from more epochs, which the paper's figures for them suggest were few too. Where rates learned for other images win the choice,
+which is made on a few held-out networks, a baseline's spread is as wide as it is because they suit some networks badly.
 Pools of trained networks are smaller than the paper's 2000 (each run says how many): what is distilled for them fits those it
 saw better than others, which is why iterates are chosen on networks of the pool that the distillation never draws.
 """
