@@ -390,8 +390,9 @@ def test_ablations_differ_in_one_thing_and_share_a_point():
             assert recipe.steps == 10 or recipe.epochs == 3
         one_size = {dataclasses.replace(recipe, steps=1, epochs=1) for recipe in runs.values()}
         assert len(one_size) == 1
-        base_size = dataclasses.replace(get_recipe(base), steps=1, epochs=1, outer_steps=1, test_nets=1)
-        assert dataclasses.replace(one_size.pop(), outer_steps=1, test_nets=1) == base_size
+        budget: dict[str, Any] = {"outer_steps": 1, "num_nets": 1, "valid_nets": 1, "test_nets": 1}
+        base_size = dataclasses.replace(get_recipe(base), steps=1, epochs=1, **budget)
+        assert dataclasses.replace(one_size.pop(), **budget) == base_size
 
 
 def test_the_figures_of_the_paper_that_were_read_in_it():

@@ -282,7 +282,7 @@ def test_a_failing_checkpoint_leaves_the_ones_before(tmp_path, monkeypatch, whol
 
     crash_at(monkeypatch, tmp_path, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             distil(tmp_path)
     assert_same(distil(tmp_path), whole[0])
