@@ -22,7 +22,7 @@ class Recipe:
     model: str = "lenet"
     """Network: lenet, alexcifar, alexnet, mlp or linear."""
     weights: str = "xavier"
-    """Distribution of fresh kernels: xavier (as in the paper) or he; biases start at zero."""
+    """Distribution of fresh kernels: xavier (the paper's, here cut off at two deviations) or he; biases start at zero."""
     init: Literal["fixed", "random"] = "fixed"
     """Initial weights p(theta_0): one fixed network, or another every time; untrained, unless `pool` says otherwise."""
     source: str = ""
