@@ -255,7 +255,7 @@ def mnist_poison() -> Recipe:
         per_class=10,
         inner_lr=0.02,
         num_nets=4,
-        outer_steps=4000,
+        outer_steps=2000,
         batch_size=256,
         lr=0.02,
         lr_log_lrs=0.02,
