@@ -104,7 +104,7 @@ def mnist_random() -> Recipe:
 
     Reaches 84.0 ± 2.4 % over 200 fresh networks in 15 minutes of one CPU core (RESULTS.md). From real images instead of noise,
     since what noise there is at the start stays; and no longer than this, since later the meta-gradient's tails grow heavy and
-    some networks are lost (from noise, after 4000 steps: 80.1 ± 7.5 %). What binds is the number of inner steps: with a fourth
+    some networks are lost. What binds is the number of inner steps: with a fourth
     of the outer steps, 10 x 3 of them reach 81.0 %, 10 x 5 of them 85.2 % and 20 x 3 of them 88.7 %.
     """
     return Recipe(
@@ -242,8 +242,8 @@ def mnist_poison() -> Recipe:
     """Data poisoning (sec. 3.6): one step on 100 images makes LeNets well trained on MNIST take 0s for 1s; paper 71.4 %
     of them, ± 29.6.
 
-    83.7 ± 18.2 % of them on 20 held-out networks, from networks at 98.7 % (RESULTS.md). It takes a pool of hundreds: with 120
-    networks the iterate is chosen at step 600 and the other classes lose three points more.
+    83.7 ± 18.2 % of them on 20 held-out networks, from networks at 98.7 % (RESULTS.md). It takes a pool of hundreds: one
+    step fits the networks it is distilled for, and with fewer of them the other classes lose more on others.
     """
     return Recipe(
         data="mnist",

@@ -59,6 +59,19 @@ def never(*args, **kwargs):
     raise AssertionError("called again")
 
 
+def baselines_noted(monkeypatch) -> list[str]:
+    """The baselines that are measured from now on, as they come."""
+    noted: list[str] = []
+    measure = reproduce.measure_baseline
+
+    def note(part, *args):
+        noted.append(part)
+        return measure(part, *args)
+
+    monkeypatch.setattr(reproduce, "measure_baseline", note)
+    return noted
+
+
 def tree(folder: Path, leave: tuple[str, ...] = ()) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in leave)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
@@ -128,6 +141,12 @@ def test_figures_are_those_of_the_artefacts(whole):
         evaluation, count = evaluate_artifact(root / "results" / name)
         assert count == 400 and len(evaluation.accuracy) == row["networks"]
         assert evaluation.accuracy[:, -1].mean() == pytest.approx(row["ours_mean"], abs=0.26)
+
+
+def test_one_set_of_images_and_one_network_are_one_figure(whole):
+    for part, fixed in (("k-means", 1), ("class average", 1), ("random real", 2), ("optimised real", 2)):
+        for name, count in (("mnist-fixed", fixed), ("mnist-random", 2)):
+            assert read(whole[0] / "results" / name / "baselines.json")[part]["num_nets"] == count
 
 
 def test_each_kept_run_is_whole(whole):
@@ -208,14 +227,7 @@ def test_a_lost_baseline_is_measured_again_alone(copy, monkeypatch):
     held = read(path)
     lost = held.pop("K-NN on random real")
     path.write_text(json.dumps(held))
-    measured = []
-    measure = reproduce.measure_baseline
-
-    def noted(part, *args):
-        measured.append(part)
-        return measure(part, *args)
-
-    monkeypatch.setattr(reproduce, "measure_baseline", noted)
+    measured = baselines_noted(monkeypatch)
     monkeypatch.setattr(distilling, "distill", never)
     rows = reproduce.reproduce(copy, only=[SCORED], budget="quick", progress=False)
     assert measured == ["K-NN on random real"]
@@ -328,14 +340,7 @@ def test_baselines_of_former_settings_are_forgotten(tmp_path, paper_of, monkeypa
     first, *_ = reproduce.reproduce(tmp_path, progress=False)
     if not elsewhere:
         shutil.rmtree(tmp_path / "runs")
-    measured = []
-    measure = reproduce.measure_baseline
-
-    def noted(part, *args):
-        measured.append(part)
-        return measure(part, *args)
-
-    monkeypatch.setattr(reproduce, "measure_baseline", noted)
+    measured = baselines_noted(monkeypatch)
     paper_of(knn, a=Run("digits", other, baselines=(knn,)), **others)
     second, *_ = reproduce.reproduce(tmp_path, progress=False)
     assert measured == [knn]
