@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 import harness
 
-from ddjax.devices import use_all_cores
 from ddjax.errors import InputError
+from ddjax.training.devices import use_all_cores
 
 WHAT = ("forward", "gradient", "hvp")
 FORMULATIONS = ("native", "patches", "planes")
@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
 
 def convolution(formulation: str, layer: Layer) -> Callable[[Any, Any], Any]:
     """(kernel, pictures in the formulation's layout) -> pooled, in that layout."""
-    from ddjax.models import layers, planes
+    from ddjax.models.ops import layers, planes
 
     def native(kernel, pictures):
         return layers.max_pool_2x2(layers._native_conv(pictures, kernel, layer.padding))
@@ -105,7 +105,7 @@ def operation(what: str, formulation: str, layer: Layer) -> Callable[..., Any]:
 
 def arrange(pictures: Any, formulation: str, layer: Layer) -> Any:
     """Pictures [n, H, W, C] in the layout in which the formulation meets them in LeNet."""
-    from ddjax.models import planes
+    from ddjax.models.ops import planes
 
     if formulation != "planes":
         return pictures
@@ -148,7 +148,7 @@ def check_agreement(layers: list[int]) -> None:
     import jax
     import numpy as np
 
-    from ddjax.models import planes
+    from ddjax.models.ops import planes
 
     def pictures(leaf: Any) -> Any:
         return planes.from_planes(leaf) if isinstance(leaf, planes.Planes) else leaf

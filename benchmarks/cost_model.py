@@ -15,7 +15,7 @@ import time
 import harness
 
 from ddjax.core.meta import Layout
-from ddjax.devices import use_all_cores
+from ddjax.training.devices import use_all_cores
 
 # Layer: (rows of the windows K, rows of the result, columns an example, multiplications an example by the definition).
 LAYERS = {

@@ -12,14 +12,14 @@ import time
 
 import harness
 
-from ddjax.devices import make_layout, use_all_cores
 from ddjax.recipes import get_recipe
+from ddjax.training.devices import make_layout, use_all_cores
 
 
 def first_two_steps(name: str):
     """A function that returns the seconds of the first and of the second outer step of a recipe."""
     use_all_cores()
-    from ddjax import experiment
+    from ddjax.experiment import setup as experiment
 
     recipe = get_recipe(name)
     problem = experiment.set_up(recipe)

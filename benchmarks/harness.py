@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # JAX and matplotlib are imported where they are used, since 
     from matplotlib.figure import Figure
 
     from ddjax.core.meta import Layout
-    from ddjax.experiment import Experiment
+    from ddjax.experiment.setup import Experiment
 
 SHAPES = {"lenet": (28, 28, 1), "alexcifar": (32, 32, 3), "alexnet": (224, 224, 3)}
 LEARNING_RATE = {"lenet": 0.02, "alexcifar": 0.001, "alexnet": 0.001}
@@ -29,7 +29,7 @@ PICTURES = {"lenet": 50_000, "alexcifar": 50_000, "alexnet": 1_000}  # the last 
 
 def about() -> dict[str, Any]:
     """Where a figure comes from: the command, the commit, the machine and the versions."""
-    from ddjax import provenance
+    from ddjax.storage import provenance
 
     installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     return {
@@ -57,7 +57,8 @@ def random_data(model: str) -> tuple[np.ndarray, np.ndarray]:
 
 def random_experiment(model: str, **recipe_fields: Any) -> "Experiment":
     """What `ddjax distill` sets up from a recipe with these fields, on random pictures and with random weights."""
-    from ddjax import Dataset, Recipe, experiment
+    from ddjax import Dataset, Recipe
+    from ddjax.experiment import setup as experiment
 
     fields = {"inner_lr": LEARNING_RATE[model], "lr": 0.01, "lr_log_lrs": 0.01, **recipe_fields}
     recipe = Recipe(data="random", model=model, init="random", **fields)
@@ -73,8 +74,8 @@ def outer_step(problem: "Experiment", layout: "Layout") -> tuple[Any, tuple[Any,
     """The outer step, jitted as a run has it, and its first arguments on the devices: (key, state, data)."""
     import jax
 
-    from ddjax import experiment
     from ddjax.core.meta import replicated
+    from ddjax.experiment import setup as experiment
 
     distiller = experiment.build_distiller(problem, layout)
     state = distiller.init(experiment.first_iterate(problem))

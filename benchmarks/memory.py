@@ -23,8 +23,8 @@ from typing import Any
 
 import harness
 
-from ddjax.devices import make_layout, use_all_cores
 from ddjax.errors import InputError
+from ddjax.training.devices import make_layout, use_all_cores
 
 BAR = 16e9  # bytes that one outer step may take
 LIMIT = 1.2  # copies a step: one is needed, and a little is left for what XLA lays beside it

@@ -19,8 +19,8 @@ from typing import Any
 
 import harness
 
-from ddjax.devices import make_layout, use_all_cores
 from ddjax.errors import InputError
+from ddjax.training.devices import make_layout, use_all_cores
 
 VALUES = {
     "steps": [1, 2, 5, 10, 20, 50],

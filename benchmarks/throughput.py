@@ -20,8 +20,8 @@ from collections.abc import Callable
 import harness
 import numpy as np
 
-from ddjax.devices import make_layout, use_all_cores
 from ddjax.errors import InputError
+from ddjax.training.devices import make_layout, use_all_cores
 
 
 def parse() -> argparse.Namespace:

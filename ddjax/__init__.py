@@ -3,21 +3,20 @@
 Turns a data set into a handful of synthetic examples plus learning rates, by differentiating through training itself.
 """
 
-from ddjax.artifact import Artifact, load, save
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
 from ddjax.core.inits import fixed, pool
 from ddjax.core.inner import mixed_mode, reverse_over_reverse, trajectory, unroll
 from ddjax.core.meta import Layout, Problem, meta_gradient, meta_loss
 from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
 from ddjax.data import DATASETS, Dataset, Split, draw_batch, hold_out, load_dataset, normalise, prepare
-from ddjax.distilling import distill
 from ddjax.errors import InputError
-from ddjax.evaluate import Evaluation, evaluate
-from ddjax.experiment import make_problem
+from ddjax.evaluation.measure import Evaluation, evaluate
+from ddjax.experiment.distill import distill
+from ddjax.experiment.replay import evaluate_artifact
+from ddjax.experiment.setup import make_problem
 from ddjax.models import MLP, AlexCifarNet, LeNet, Model, build_model, from_linen, from_nnx
-from ddjax.recipe import Recipe
-from ddjax.recipes import RECIPES, get_recipe
-from ddjax.replay import evaluate_artifact
+from ddjax.recipes import RECIPES, Recipe, get_recipe
+from ddjax.storage.artifact import Artifact, load, save
 
 __all__ = [
     "DATASETS",

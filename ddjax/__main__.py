@@ -1,5 +1,5 @@
 """`python -m ddjax` is the command `ddjax`."""
 
-from ddjax.cli import main
+from ddjax.cli.main import main
 
 main()

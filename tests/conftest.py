@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from ddjax.data.catalogue import CATALOGUE
-from ddjax.data.entry import RawFile
+from ddjax.data.catalogue.entry import RawFile
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")

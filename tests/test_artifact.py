@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 
 import ddjax
-from ddjax import artifact, tensorfile
 from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
+from ddjax.storage import artifact, tensorfile
 
 S, M, E, K = 2, 3, 4, 3
 

@@ -21,9 +21,11 @@ from test_evaluate import (
     numpy_score,
 )
 
-from ddjax import InputError, baselines
+from ddjax import InputError
 from ddjax.core import inits
-from ddjax.evaluate import evaluate
+from ddjax.evaluation import baselines
+from ddjax.evaluation.measure import evaluate
+from ddjax.training.fit import full_data
 
 RATES = len(baselines.LEARNING_RATES) + 1
 # Neither class by class nor the same in every step, and unevenly: three, two and one place.
@@ -322,28 +324,26 @@ def test_knn_leaves_out_more_neighbours_than_there_are_images():
 # All the data
 
 
-def test_all_data_learns_an_easy_set():
+def test_full_data_learns_an_easy_set():
     train, test = make_split(200), make_split(100, seed=1)
-    trained, steps = baselines.all_data(KEY, make_problem(), train, test, steps=300, lr=0.05)
-    assert steps == 300
+    trained = full_data(KEY, make_problem(), train, test, steps=300, lr=0.05)
+    assert trained.chosen == "Adam, 300 steps of 128" and len(trained.accuracy) == 1
     # The classes are closest to their centres: the best that a linear network can do, but for chance.
     centres = np.stack([normalised(train)[np.asarray(train.labels) == c].mean(axis=0) for c in range(K)])
     distances = np.sum((normalised(test)[:, None] - centres) ** 2, axis=-1)
     nearest = 100 * np.mean(distances.argmin(axis=1) == np.asarray(test.labels))
-    assert nearest > 70 and trained > nearest - 8
-    untrained, _ = baselines.all_data(KEY, make_problem(), train, test, steps=1, lr=1e-9)
-    assert untrained < 60
+    assert nearest > 70 and trained.accuracy[0] > nearest - 8
+    untrained = full_data(KEY, make_problem(), train, test, steps=1, lr=1e-9)
+    assert untrained.accuracy[0] < 60
 
 
 def test_full_data_starts_from_the_given_networks_in_turn():
     train, test, start = make_split(200), make_split(100, seed=1), pool(2)
     barely = {"steps": 1, "lr": 1e-9, "num_nets": 3}
-    found = baselines.full_data(KEY, make_problem(), train, test, params_N=start, **barely)
+    found = full_data(KEY, make_problem(), train, test, params_N=start, **barely)
     expected = [numpy_score(start[j], test)[0] for j in (0, 1, 0)]
     np.testing.assert_allclose(found.accuracy, expected, rtol=1e-5)
     assert expected[0] != expected[1]
     assert found.summary()["num_nets"] == 3 and found.chosen == "Adam, 1 steps of 128"
-    drawn = baselines.full_data(KEY, make_problem(), train, test, **barely)
+    drawn = full_data(KEY, make_problem(), train, test, **barely)
     assert len(set(drawn.accuracy.tolist())) == 3
-    mean, steps = baselines.all_data(KEY, make_problem(), train, test, **barely)
-    assert steps == 1 and mean == pytest.approx(drawn.accuracy.mean())

@@ -10,8 +10,8 @@ from PIL import Image
 from test_data import assert_nothing_prepared
 
 from ddjax import data
-from ddjax.data import crops, prepared
-from ddjax.data.catalogue import CATALOGUE
+from ddjax.data import prepared
+from ddjax.data.catalogue import CATALOGUE, crops
 from ddjax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_folders")

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from ddjax import data
-from ddjax.data import download, prepared, whole
-from ddjax.data.catalogue import CATALOGUE
-from ddjax.data.entry import RawFile
-from ddjax.data.whole import WholePictures
+from ddjax.data import download, prepared
+from ddjax.data.catalogue import CATALOGUE, whole
+from ddjax.data.catalogue.entry import RawFile
+from ddjax.data.catalogue.whole import WholePictures
 from ddjax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_folders")

@@ -11,7 +11,7 @@ from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
 from ddjax.data import Split
-from ddjax.evaluate import evaluate, score
+from ddjax.evaluation.measure import evaluate, score
 
 D, K, S, E, M = 6, 3, 2, 3, 3
 MEAN, STD = np.float32(0.4), np.float32(0.3)

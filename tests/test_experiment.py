@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from ddjax import distilling, experiment
 from ddjax.core import inits
 from ddjax.core.meta import Layout
 from ddjax.data import load_dataset, normalise
 from ddjax.errors import InputError
-from ddjax.pretrain import Training, pretrain_for
-from ddjax.recipe import Recipe
-from ddjax.recipes import get_recipe
+from ddjax.experiment import distill as distilling
+from ddjax.experiment import setup as experiment
+from ddjax.recipes import Recipe, get_recipe
+from ddjax.training.pretrain import Training, pretrain_for
 
 SMALL = Recipe(
     data="digits", model="mlp", outer_steps=7, eval_every=2, batch_size=32, init="random", valid_nets=2, test_nets=2

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax.models import gates
+from ddjax.models.ops import gates
 
 
 def mean_of_column(x):

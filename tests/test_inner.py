@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
 from ddjax.core.inner import Data, Example, Weights, inner_update, mixed_mode, reverse_over_reverse, trajectory, unroll
-from ddjax.experiment import DIRECTIONS as RECIPE_DIRECTIONS
+from ddjax.experiment.setup import DIRECTIONS as RECIPE_DIRECTIONS
 from ddjax.models import MLP, WEIGHT_INITS, LeNet, from_linen
 
 pytestmark = pytest.mark.usefixtures("x64")

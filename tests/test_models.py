@@ -13,7 +13,8 @@ from flax import nnx
 import ddjax
 from ddjax.core import losses
 from ddjax.errors import InputError
-from ddjax.models import MODELS, build_model, from_linen, from_nnx, gates, layers
+from ddjax.models import MODELS, build_model, from_linen, from_nnx
+from ddjax.models.ops import gates, layers
 
 
 def native_conv(inputs, kernel, padding, stride=1):

@@ -16,7 +16,7 @@ from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
 from ddjax.core.meta import Layout, Problem, meta_gradient, meta_loss
 from ddjax.core.outer import DistillState, make_distiller
-from ddjax.devices import make_layout
+from ddjax.training.devices import make_layout
 
 ROOT = Path(__file__).parents[1]
 S, E, M, D, K, BATCH, NETS = 2, 2, 6, 4, 3, 8, 2  # M divides for two devices, and not for four or eight
@@ -285,7 +285,7 @@ from functools import partial
 import numpy as np
 from jax.sharding import Mesh
 from ddjax.core.meta import Layout, meta_gradient, replicated
-from ddjax.devices import make_mesh
+from ddjax.training.devices import make_mesh
 import test_outer as t
 
 report = {"choices": {}, "results": {}}

@@ -11,8 +11,9 @@ from test_models import all_derivatives, assert_same_derivatives, native_conv_ma
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, learned_labels
 from ddjax.core.meta import Problem, meta_gradient
-from ddjax.models import build_model, layers, planes
-from ddjax.models.product import product
+from ddjax.models import build_model
+from ddjax.models.ops import layers, planes
+from ddjax.models.ops.product import product
 
 pytestmark = pytest.mark.usefixtures("x64")
 

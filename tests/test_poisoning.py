@@ -13,13 +13,17 @@ import pytest
 from compiled_once import compiled_once
 from test_evaluate import K, apply, init, make_split, normalised
 
-from ddjax import artifact, distilling, experiment, report
 from ddjax.data import load_dataset, normalise
 from ddjax.errors import InputError
-from ddjax.evaluate import confusion, predictions
-from ddjax.poisoning import outer_labels, poisoning_summary
-from ddjax.pretrain import Training, load_pool, pretrain_for
-from ddjax.recipe import Recipe
+from ddjax.evaluation.measure import confusion, predictions
+from ddjax.evaluation.poisoning import poisoning_summary
+from ddjax.experiment import distill as distilling
+from ddjax.experiment import setup as experiment
+from ddjax.experiment.setup import outer_labels
+from ddjax.recipes import Recipe
+from ddjax.show import tables as report
+from ddjax.storage import artifact
+from ddjax.training.pretrain import Training, load_pool, pretrain_for
 
 
 @pytest.fixture(autouse=True, scope="module")

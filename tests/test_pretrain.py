@@ -15,16 +15,15 @@ import pytest
 import safetensors.numpy
 from compiled_once import compiled_once
 
-from ddjax import artifact, tensorfile
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData
 from ddjax.data import Split, load_dataset, normalise
 from ddjax.errors import InputError
-from ddjax.fit import fit
 from ddjax.models import build_model
-from ddjax.pretrain import Training, load_pool, pretrain, pretrain_for
-from ddjax.recipe import Recipe
-from ddjax.recipes import get_recipe
+from ddjax.recipes import Recipe, get_recipe
+from ddjax.storage import artifact, tensorfile
+from ddjax.training.fit import fit
+from ddjax.training.pretrain import Training, load_pool, pretrain, pretrain_for
 
 P, Q = 3, 2
 TRAINING = Training(steps=60, batch_size=32, lr=5e-3)
@@ -223,7 +222,7 @@ import sys
 from pathlib import Path
 from ddjax.data import load_dataset
 from ddjax.models import build_model
-from ddjax.pretrain import Training, pretrain
+from ddjax.training.pretrain import Training, pretrain
 import jax
 assert len(jax.devices()) == 2
 digits = load_dataset("digits")

@@ -9,8 +9,7 @@ import pytest
 
 import ddjax
 from ddjax.errors import InputError
-from ddjax.recipe import Recipe
-from ddjax.recipes import RECIPES, get_recipe
+from ddjax.recipes import RECIPES, Recipe, get_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -8,12 +8,13 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ddjax import plots, report
-from ddjax.artifact import Artifact
 from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
-from ddjax.evaluate import Evaluation
-from ddjax.recipe import Recipe
+from ddjax.evaluation.measure import Evaluation
+from ddjax.recipes import Recipe
+from ddjax.show import plots
+from ddjax.show import tables as report
+from ddjax.storage.artifact import Artifact
 
 # Tables
 
@@ -41,7 +42,7 @@ SUMMARY = {
     "distilled": scores(96.5),
     "accuracy_by_step": {"0": 9.87, "1": 96.5},
     "random_real": scores(45.678, 5.5, nets=20, chosen="rate 0.03"),
-    "all_data": {"accuracy": 99.0, "adam_steps": 2000},
+    "all_data": {"accuracy_mean": 99.0, "accuracy_std": 0.0, "num_nets": 1, "chosen": "Adam, 2000 steps of 128"},
 }
 
 FIXED_TABLE = """\
@@ -49,14 +50,14 @@ digits: accuracy on the 400 test examples of digits, %
   before training                        9.87
   10 distilled images, 1 step           96.50  1 network
   10 random real images, 1 step  45.68 ± 5.50  20 sets, rate 0.03
-  all 1281 training images              99.00  2000 steps of Adam"""
+  all 1281 training images              99.00  Adam, 2000 steps of 128"""
 
 RANDOM_TABLE = """\
 digits: accuracy on the 400 test examples of digits, %
   before training                           9.87
   100 distilled images, 30 steps    79.50 ± 8.12  200 networks
   100 random real images, 30 steps         45.68  1 set, rate 1
-  all 1281 training images                 99.00  2000 steps of Adam"""
+  all 1281 training images                 99.00  Adam, 2000 steps of 128"""
 
 
 def test_table_of_fixed_weights():

@@ -13,12 +13,17 @@ import pytest
 import tyro
 from compiled_once import compiled_once
 
-from ddjax import artifact, distilling, evaluate_artifact, paper, reproduce, results
-from ddjax.cli import DistillArgs
+from ddjax import evaluate_artifact
+from ddjax.cli.main import DistillArgs
 from ddjax.errors import InputError
-from ddjax.paper import BASELINES, ROWS, RUNS, Run
+from ddjax.experiment import distill as distilling
+from ddjax.paper import page as results
+from ddjax.paper import reproduce
+from ddjax.paper import rows as paper
+from ddjax.paper.filing import filed_recipe, portable
+from ddjax.paper.rows import BASELINES, ROWS, RUNS, Run
 from ddjax.recipes import RECIPES, get_recipe
-from ddjax.rows import filed_recipe, portable
+from ddjax.storage import artifact
 
 QUICK = reproduce.BUDGETS["quick"]
 FIELDS = {"table", "row", "column", "paper", "run", "ours_mean", "ours_std", "networks", "status", "command"}

@@ -19,12 +19,17 @@ import numpy as np
 import optax
 import pytest
 
-from ddjax import artifact, baselines, cli, devices, distilling, run
+from ddjax.cli import main as cli
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.meta import Problem
 from ddjax.core.outer import make_distiller
 from ddjax.errors import InputError
+from ddjax.evaluation import baselines
+from ddjax.experiment import distill as distilling
+from ddjax.storage import artifact
+from ddjax.training import devices, fit
+from ddjax.training import loop as run
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -348,7 +353,7 @@ def ddjax(monkeypatch, tmp_path, capfd):
     """The command in this process, in a folder with own.npz."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(devices, "use_all_cores", lambda: None)
-    monkeypatch.setattr(baselines, "all_data", partial(baselines.all_data, steps=20))
+    monkeypatch.setattr(fit, "full_data", partial(fit.full_data, steps=20))
     monkeypatch.setattr(baselines, "random_real", partial(baselines.random_real, num_sets=2))
     save_vectors(tmp_path / "own.npz")
 
@@ -441,7 +446,7 @@ LONG = (1200, 50)
 
 def start(folder: Path, *others, checkpoint_always: bool = False) -> subprocess.Popen:
     """A real `python -m ddjax distill ...` in `folder`; or the same with a checkpoint after each step."""
-    code = "import ddjax.run; ddjax.run.CHECKPOINT_SECONDS = 0; from ddjax.cli import main; main()"
+    code = "import ddjax.training.loop; ddjax.training.loop.CHECKPOINT_SECONDS = 0; from ddjax.cli.main import main; main()"
     command = [sys.executable, *(["-c", code] if checkpoint_always else ["-m", "ddjax"]), *arguments(*LONG, *others)]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

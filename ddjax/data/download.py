@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ddjax.data.catalogue import CATALOGUE
-from ddjax.data.entry import Entry, Key, Record
+from ddjax.data.catalogue.entry import Entry, Key, Record
 from ddjax.errors import InputError
 
 _PROBE_SECONDS = 15

@@ -5,8 +5,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from ddjax.models.gates import relu
-from ddjax.models.layers import Conv, Dense, local_response_norm, max_pool_3x3
+from ddjax.models.ops.gates import relu
+from ddjax.models.ops.layers import Conv, Dense, local_response_norm, max_pool_3x3
 
 
 class AlexCifarNet(nn.Module):

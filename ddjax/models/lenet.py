@@ -6,8 +6,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from ddjax.models.gates import relu
-from ddjax.models.layers import ConvPool, Dense, arrange, flatten
+from ddjax.models.ops.gates import relu
+from ddjax.models.ops.layers import ConvPool, Dense, arrange, flatten
 
 
 class LeNet(nn.Module):

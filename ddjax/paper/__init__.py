@@ -1,0 +1,1 @@
+"""The paper's tables: their rows, the runs that fill them, and the page of results."""

@@ -1,0 +1,258 @@
+"""Runs what the paper's tables need and is missing, resumes what is half done, and files every figure with its provenance.
+
+Under one folder: `pools/` the trained networks, `runs/NAME/` the work of each run, `results/NAME/` what is kept of it
+(artefact, pictures, summary, metrics, baselines, provenance), `results/paper.json` every row, and `RESULTS.md`.
+"""
+
+import dataclasses
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ddjax.core.distilled import DistilledData, fixed_labels
+from ddjax.data.catalogue import CATALOGUE
+from ddjax.data.prepared import data_root, find_prepared
+from ddjax.errors import InputError
+from ddjax.evaluation import baselines
+from ddjax.evaluation.real_sets import kmeans_sets, random_sets
+from ddjax.experiment import distill as distilling
+from ddjax.experiment.setup import Experiment, set_up
+from ddjax.paper.filing import NOT_RUN, filed_recipe, filled, portable, read_json
+from ddjax.paper.page import write_results
+from ddjax.paper.rows import ROWS, RUNS, Run
+from ddjax.recipes import Recipe
+from ddjax.show import plots
+from ddjax.storage import artifact, provenance
+from ddjax.storage.files import write_json
+from ddjax.training.fit import full_data
+from ddjax.training.loop import read_metrics
+from ddjax.training.pretrain import Training, pretrain_for
+
+_NO_ACCELERATOR = "for an accelerator, and there is none here"
+KEPT = (artifact.FILE_NAME, "summary.json", "metrics.jsonl", "images.png", "curve.png", "learning_rates.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is spent: `shrink` makes a run's recipe the one that is run; the rest are sizes of pools and baselines.
+
+    `pool_nets` and `training` of None leave them to the data set that the networks are trained on.
+    """
+
+    shrink: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    pool_nets: int | None = None
+    pool_test_nets: int = 20
+    training: Training | None = None
+    baseline_nets: int = 20
+    full_data_nets: int = 3
+    full_data_steps: int = 2000
+
+
+def _on_digits(recipe: Recipe) -> Recipe:
+    """The same experiment at a size for tests: scikit-learn's digits, a linear network, a few steps.
+
+    What only sets the pace of the outer loop is the same for all, so that many runs become one and are made once.
+    """
+    return dataclasses.replace(
+        recipe,
+        data="digits",
+        source="digits" if recipe.source else "",
+        pool="pools/digits.safetensors" if recipe.source else "",
+        checkpoint="",
+        pictures="",
+        model="linear",
+        gate_width=0.0,
+        remat=False,
+        steps=min(recipe.steps, 2),
+        epochs=min(recipe.epochs, 2),
+        per_class=1,
+        inner_lr=0.02,
+        lr=0.02,
+        lr_log_lrs=0.02,
+        clip=1.0,
+        outer_steps=2,
+        eval_every=1,
+        batch_size=32,
+        num_nets=min(recipe.num_nets, 2),
+        valid_nets=2,
+        test_nets=2,
+    )
+
+
+# MNIST's networks as well trained as the paper's (98.6 %); the smaller sets need fewer steps.
+TRAINING = {"mnist": Training(1000), "usps": Training(800), "digits": Training(300)}
+# What one step is distilled for fits the networks it saw; the more there are, the better it does on others.
+POOL_NETS = {"mnist": 400}
+BUDGETS = {
+    "full": Budget(),
+    "quick": Budget(_on_digits, 4, 2, Training(20, 32), baseline_nets=2, full_data_nets=2, full_data_steps=20),
+}
+
+
+def reproduce(
+    root: Path, *, only: Iterable[str] = (), budget: str = "full", data_dir: str | None = None, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Fills the rows of the paper's tables and returns them, as `results/paper.json` has them.
+
+    Args:
+      root: folder of everything; what it holds already is kept, and runs with the same settings are not repeated.
+      only: names of `paper.RUNS`; all but those for accelerators, where there is none, if none is given.
+      budget: "full", or "quick": all of it on scikit-learn's digits, with a small network and a few steps.
+      data_dir: folder of prepared data sets.
+      progress: whether to show progress on the terminal.
+
+    Raises:
+      InputError: an unknown name; or, for a run that `only` names, whatever its data, weights or folder lack.
+      InterruptedRunError, NonFiniteError: see `run.run`.
+    """
+    only = tuple(only)
+    unknown = [name for name in only if name not in RUNS]
+    if unknown:
+        raise InputError(f"there is no run named {unknown[0]!r}: choose among {', '.join(RUNS)}")
+    # At the start, since a checkout may move on meanwhile.
+    here = {"commit": provenance.commit(), "machine": provenance.machine()}
+    reasons = {name: _why_not_run(run, budget, data_dir) for name, run in RUNS.items()}
+    for name in only or RUNS:
+        run = RUNS[name]
+        if not only and reasons[name] == _NO_ACCELERATOR:
+            continue
+        try:
+            Work(root, name, run, BUDGETS[budget], here, data_dir, progress).do()
+        except InputError as error:
+            if only:
+                raise
+            reasons[name] = str(error)
+            if progress:
+                print(f"{name}: left out, {error}", flush=True)
+        jax.clear_caches()
+    shrink, folder = BUDGETS[budget].shrink, root / "results"
+    rows = [filled(folder / row.run, row, shrink(RUNS[row.run].settings), reasons[row.run]) for row in ROWS]
+    write_results(root, rows)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One run of the paper, from nothing to what is filed of it."""
+
+    root: Path
+    name: str
+    run: Run
+    budget: Budget
+    here: dict[str, str]
+    data_dir: str | None
+    progress: bool
+
+    @property
+    def recipe(self) -> Recipe:
+        recipe = self.budget.shrink(self.run.settings)
+        return dataclasses.replace(recipe, pool=str(self.root / recipe.pool)) if recipe.pool else recipe
+
+    @property
+    def kept(self) -> Path:
+        return self.root / "results" / self.name
+
+    def do(self) -> None:
+        """Whatever of pool, distillation and baselines is missing."""
+        filed = [path.parent for path in sorted(self.kept.parent.glob("*/provenance.json"))]
+        same = [folder for folder in filed if filed_recipe(folder) == portable(self.recipe)]
+        if same and self.kept not in same:  # what the same settings gave under another name
+            (self.kept / "baselines.json").unlink(missing_ok=True)  # of settings that this run had before
+            shutil.copytree(same[0], self.kept, dirs_exist_ok=True)
+        elif not same:
+            self._say("distilling")
+            self._pretrain()
+            self._distill()
+        missing = [part for part in self.run.baselines if part not in read_json(self.kept / "baselines.json")]
+        if missing:
+            self._pretrain()
+            self._baselines(missing)
+
+    def _say(self, what: str) -> None:
+        if self.progress:
+            print(f"{self.name}: {what}", flush=True)
+
+    def _pretrain(self) -> None:
+        recipe = self.recipe
+        if not recipe.pool:
+            return
+        training = self.budget.training or TRAINING.get(recipe.source, Training())
+        self._say(f"networks trained on {recipe.source}, in {recipe.pool}")
+        pretrain_for(
+            recipe,
+            num_nets=self.budget.pool_nets or POOL_NETS.get(recipe.source, 120),
+            test_nets=self.budget.pool_test_nets,
+            training=training,
+            resume=True,
+            data_dir=self.data_dir,
+            progress=self.progress,
+        )
+
+    def _distill(self) -> None:
+        folder, started = self.root / "runs" / self.name, time.monotonic()
+        options: dict[str, Any] = {"data_dir": self.data_dir, "progress": self.progress}
+        distilling.distill(self.recipe, folder, name=self.name, resume=True, compare=False, **options)
+        metrics = read_metrics(folder / "metrics.jsonl")
+        plots.plot_run(artifact.load(folder), metrics, folder)
+        self.kept.mkdir(parents=True, exist_ok=True)
+        (self.kept / "baselines.json").unlink(missing_ok=True)  # measured with the budget of another run
+        for file in KEPT:
+            shutil.copyfile(folder / file, self.kept / file)
+        facts = {
+            "command": self.run.command,
+            "seconds_distilling": metrics[-1]["seconds"],
+            "seconds_last_call": round(time.monotonic() - started, 1),
+            "python": platform.python_version(),
+            "versions": provenance.versions(),
+            **self.here,
+        }
+        write_json(self.kept / "provenance.json", facts)
+
+    def _baselines(self, missing: list[str]) -> None:
+        experiment = set_up(self.recipe, data_dir=self.data_dir)
+        like = artifact.load(self.kept).distilled
+        for part in missing:
+            self._say(f"baseline {part}")
+            started = time.monotonic()
+            summary = measure_baseline(part, experiment, like, self.budget)
+            figure = {**summary, "seconds": round(time.monotonic() - started, 1), **self.here}
+            write_json(self.kept / "baselines.json", {**read_json(self.kept / "baselines.json"), part: figure})
+
+
+def measure_baseline(part: str, experiment: Experiment, like: DistilledData, budget: Budget) -> dict[str, Any]:
+    """The summary of one of `paper.BASELINES`, with the budget of the distilled data `like`."""
+    key = jax.random.fold_in(experiment.stream("baseline"), 1)
+    problem = experiment.problem._replace(targets=fixed_labels)
+    splits = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
+    nets: dict[str, Any] = {"params_N": experiment.test_params, "num_nets": budget.baseline_nets}
+    if part == "full data":
+        nets["num_nets"] = budget.full_data_nets
+        return full_data(key, problem, splits[0], splits[2], steps=budget.full_data_steps, **nets).summary()
+    if part == "random real":
+        sets = {"params_N": nets["params_N"], "num_sets": budget.baseline_nets}
+        return baselines.random_real(key, problem, like, *splits, **sets).summary()
+    if part.startswith("K-NN"):
+        make = kmeans_sets if part.endswith("k-means") else random_sets
+        count = 3 if part.endswith("k-means") else budget.baseline_nets
+        return baselines.knn(like, make(key, like, experiment.train, count), *splits[1:]).summary()
+    if part == "optimised real":
+        return baselines.optimised_real(key, problem, like, *splits, **nets).summary()
+    if experiment.params is not None:  # one set of images and one network: there is one figure to measure
+        nets["num_nets"] = 1
+    one_set = baselines.kmeans if part == "k-means" else baselines.class_average
+    return one_set(key, problem, like, *splits, **nets).summary()
+
+
+def _why_not_run(run: Run, budget: str, data_dir: str | None) -> str:
+    """Why a run has no figures, as far as can be told without trying."""
+    recipe = BUDGETS[budget].shrink(run.settings)
+    if run.accelerator and budget == "full" and jax.default_backend() == "cpu":
+        return _NO_ACCELERATOR
+    wanted = [name for name in (recipe.source, recipe.data) if name in CATALOGUE]
+    missing = [name for name in wanted if find_prepared(name, data_root(data_dir)) is None]
+    return f"{missing[0]} is not prepared here: run `ddjax prepare {missing[0]}` first" if missing else NOT_RUN

@@ -1,0 +1,141 @@
+"""Pictures of a run: the distilled images, the curve of the outer loop, the learned learning rates."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+
+from ddjax.data import denormalise
+from ddjax.errors import InputError
+from ddjax.storage.artifact import Artifact
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+_DPI = 120
+
+
+def plot_images(artifact: Artifact, path: Path) -> None:
+    """One row a step, one column an image, with its class; learning rates of the step's epochs at the left.
+
+    A step of more than 20 images takes several rows of ten. Pictures are de-normalised. Distilled pixels leave the range of
+    real ones, so each step is scaled to its own 1st to 99th percentile; examples that are not pictures are drawn as one strip
+    of values each.
+    """
+    images, labels, log_lrs = artifact.distilled
+    names = artifact.metadata["class_names"]
+    mean, std = (np.asarray(artifact.metadata[k], np.float32) for k in ("mean", "std"))
+    steps, count = images.shape[:2]
+    columns = count if count <= 20 else 10
+    lines = -(-count // columns)  # rows that one step takes
+    pictures = images.ndim == 5 and images.shape[-1] in (1, 3)
+    gray = pictures and images.shape[-1] == 1
+    size = 1.0 if pictures else 0.6
+    fig = Figure(figsize=(columns * 1.0 + 1.3, steps * lines * (size + 0.28) + 0.3), layout="constrained")
+    axes = fig.subplots(steps * lines, columns, squeeze=False)
+    for step in range(steps):
+        shown = denormalise(images[step], mean, std) if pictures else images[step].reshape(count, 1, -1)
+        low, high = np.percentile(shown, (1, 99))
+        shown = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+        places = axes[step * lines : (step + 1) * lines].ravel()
+        for axis in places[count:]:
+            axis.set_axis_off()
+        for axis, picture, label in zip(places, shown, np.asarray(labels[step]), strict=False):
+            axis.imshow(
+                picture[..., 0] if gray else picture,
+                cmap="gray" if gray else "viridis",
+                aspect=None if pictures else "auto",
+                vmin=0,
+                vmax=1,
+            )
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(_label(label, names), fontsize=8, pad=2)
+        lrs = ", ".join(f"{lr:.3g}" for lr in np.exp(log_lrs[:, step]))
+        places[0].set_ylabel(f"step {step + 1}\nlr {lrs}", fontsize=7, rotation=0, ha="right", va="center")
+    fig.savefig(path, dpi=_DPI)
+
+
+def _label(probabilities: np.ndarray, names: list[str]) -> str:
+    top = int(np.argmax(probabilities))
+    share = probabilities[top]
+    return names[top] if share > 0.995 else f"{names[top]} {share:.0%}"
+
+
+def plot_curve(metrics: list[dict[str, Any]], path: Path) -> None:
+    """Outer loss, and accuracy on held-out training data, against outer steps."""
+    steps = [row["step"] for row in metrics]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    left.plot(steps, [row["loss"] for row in metrics], label="training batches")
+    left.plot(steps, [row["valid_loss"] for row in metrics], label="held-out")
+    left.set(xlabel="outer step", ylabel="loss at the end of the inner loop", yscale="log")
+    for key, label in (
+        ("valid_accuracy", "iterate"),
+        ("valid_accuracy_average", "average of iterates"),
+        ("best_valid_accuracy", "best so far"),
+    ):
+        right.plot(steps, [100 * row[key] for row in metrics], label=label)
+    right.set(xlabel="outer step", ylabel="held-out accuracy, %")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    fig.savefig(path, dpi=_DPI)
+    plt.close(fig)
+
+
+def plot_learning_rates(artifact: Artifact, path: Path) -> None:
+    """The learned learning rate of each inner step, epoch after epoch."""
+    lrs = np.exp(artifact.distilled.log_lrs)
+    epochs, steps = lrs.shape
+    fig, axis = plt.subplots(figsize=(max(4, 0.15 * lrs.size + 2), 3.2), layout="constrained")
+    for epoch in range(epochs):
+        axis.plot(np.arange(1, steps + 1) + epoch * steps, lrs[epoch], "o-", label=f"epoch {epoch + 1}")
+    axis.axhline(
+        artifact.metadata["recipe"]["inner_lr"], color="gray", linewidth=0.8, linestyle="--", label="initial value"
+    )
+    axis.set(xlabel="inner step", ylabel="learning rate", yscale="log")
+    axis.set_xlim(0.5, lrs.size + 0.5)  # a lone step would otherwise get an axis of fractions
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    fig.savefig(path, dpi=_DPI)
+    plt.close(fig)
+
+
+def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Draws every picture there is something for into `folder` and returns their paths."""
+    missing = [key for key in ("class_names", "mean", "std", "recipe") if key not in artifact.metadata]
+    if missing:
+        raise InputError(f"the artefact's header lacks {', '.join(missing)}: copy or distill it again")
+    paths = [folder / "images.png", folder / "learning_rates.png"]
+    plot_images(artifact, paths[0])
+    plot_learning_rates(artifact, paths[1])
+    if metrics:
+        paths.append(folder / "curve.png")
+        plot_curve(metrics, paths[-1])
+    return paths
+
+
+def plot_ablation(points: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against what `row` counts ("S = 5"), one line a column, with the deviation over networks.
+
+    points: rows of `paper.json` that are measured.
+    """
+    fig, axis = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    for column in dict.fromkeys(point["column"] for point in points):
+        own = [point for point in points if point["column"] == column]
+        x = [int(point["row"].split(" = ")[1]) for point in own]
+        y, spread = ([point[key] for point in own] for key in ("ours_mean", "ours_std"))
+        axis.errorbar(x, y, yerr=spread if any(spread) else None, fmt="o-", capsize=3, label=column)
+    table = points[0]["table"].removeprefix("Figure: ")
+    axis.set(xlabel=table, ylabel="test accuracy, %", xscale="log")
+    axis.set_xticks(sorted({int(point["row"].split(" = ")[1]) for point in points}))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    fig.savefig(path, dpi=_DPI)
+    plt.close(fig)

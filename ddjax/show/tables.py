@@ -1,0 +1,75 @@
+"""Tables for people."""
+
+from typing import Any
+
+import numpy as np
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """The table at the end of a run: what the distilled data do, and what else the same steps could have done."""
+    distilled, images, steps = summary["distilled"], summary["images"], _count(summary["inner_steps"], "step")
+    nets = _count(distilled["num_nets"], "network")
+    rows = [
+        ("before training", _percent(distilled["accuracy_before_mean"]), ""),
+        (
+            f"{images} distilled images, {steps}",
+            _percent(distilled["accuracy_mean"], distilled["accuracy_std"], distilled["num_nets"]),
+            nets,
+        ),
+    ]
+    if poisoning := summary.get("poisoning"):
+        rows = _poisoning_rows(poisoning)
+    if "random_real" in summary:
+        real, full = summary["random_real"], summary["all_data"]
+        figure = _percent(real["accuracy_mean"], real["accuracy_std"], real["num_nets"])
+        rows += [
+            (f"{images} random real images, {steps}", figure, f"{_count(real['num_nets'], 'set')}, {real['chosen']}"),
+            (
+                f"all {summary['num_train']} training images",
+                _percent(full["accuracy_mean"]),
+                full["chosen"],
+            ),
+        ]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    title = f"{summary['name']}: accuracy on the {summary['num_test']} test examples of {summary['data']}, %"
+    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    return "\n".join([title, *lines])
+
+
+def _poisoning_rows(poisoning: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Before and after the poison: the whole test set by its true and its modified labels, and the attacked class."""
+    rows, count = [], poisoning["num_nets"]
+    attack = f"{poisoning['from']}s taken for {poisoning['to']}s"
+    for name, what in (("overall", "true labels"), ("modified", "modified labels"), ("attacked", attack)):
+        for point in ("before", "after"):
+            figures = poisoning[point]
+            figure = _percent(figures[f"{name}_mean"], figures[f"{name}_std"], count)
+            rows.append((f"{what}, {point}", figure, _count(count, "network")))
+    return rows
+
+
+def pool_lines(metadata: dict[str, Any], path: str) -> str:
+    """What a pool of networks holds, and how well they do."""
+    accuracy, held_out = np.array(metadata["accuracy"]), metadata["test_nets"]
+    lines = [f"{path}: networks trained on {metadata['data']}, accuracy on its test examples, %"]
+    for name, part in (("to distil with", accuracy[held_out:]), ("held out", accuracy[:held_out])):
+        lines.append(f"  {len(part):>5} {name:<14}  {_percent(part.mean(), part.std(), len(part))}")
+    return "\n".join(lines)
+
+
+def evaluation_lines(evaluation: Any, num_test: int) -> str:
+    """One line a point of the inner loop: steps taken, accuracy, loss."""
+    lines = [f"{_count(len(evaluation.accuracy), 'network')}, {num_test} test examples"]
+    for i, step in enumerate(evaluation.steps):
+        column = evaluation.accuracy[:, i]
+        accuracy = _percent(column.mean(), column.std(), len(column))
+        lines.append(f"  after {_count(step, 'step'):>9}: {accuracy} %, loss {evaluation.loss[:, i].mean():.4f}")
+    return "\n".join(lines)
+
+
+def _percent(mean: float, std: float = 0.0, count: int = 1) -> str:
+    return f"{mean:.2f} ± {std:.2f}" if count > 1 else f"{mean:.2f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

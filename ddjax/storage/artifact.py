@@ -1,0 +1,90 @@
+"""The distilled artefact: one safetensors file that NumPy, PyTorch and JAX open alike, with its story in the header.
+
+Tensors: `images` float32 [S, M, ...] in normalised space, `labels` float32 [S, M, K] (probabilities), `learning_rates`
+float32 [E, S], and `params/...` float32, the initial weights, where they are fixed (without them the images are useless).
+Header: one entry `ddjax`, a JSON object.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddjax.core.distilled import DistilledData
+from ddjax.errors import InputError
+from ddjax.storage import tensorfile
+
+FILE_NAME = "distilled.safetensors"
+_AGAIN = "copy or distill it again"
+
+
+class Artifact(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      distilled: NumPy arrays; `labels` are probabilities, `log_lrs` the logarithm of the stored learning rates.
+      metadata: the header's JSON object.
+      params: nested dict of float32 arrays, or None where initial weights are drawn afresh.
+    """
+
+    distilled: DistilledData
+    metadata: dict[str, Any]
+    params: dict[str, Any] | None
+
+
+def save(path: str | os.PathLike, distilled: DistilledData, metadata: dict[str, Any], params: Any = None) -> None:
+    """Writes an artefact, whole or not at all.
+
+    Args:
+      path: file to write; one that exists is replaced.
+      distilled: data whose `labels` are probabilities.
+      metadata: JSON-serialisable.
+      params: initial weights, a nested dict of arrays, where they are fixed.
+    """
+    tensors = {
+        "images": np.asarray(distilled.images, np.float32),
+        "labels": np.asarray(distilled.labels, np.float32),
+        "learning_rates": np.exp(np.asarray(distilled.log_lrs, np.float32)),
+    }
+    if params is not None:
+        tensors |= tensorfile.named("params", params)
+    tensorfile.write(Path(path), tensors, metadata)
+
+
+def load(path: str | os.PathLike) -> Artifact:
+    """Reads an artefact, from its file or from the folder of a run.
+
+    Raises:
+      InputError: no such file, damaged or not safetensors, not a ddjax artefact, of a newer format, or inconsistent.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.is_file():
+        raise InputError(f"no artefact at {path}: give the folder of a finished run or a {FILE_NAME} file")
+    tensors, metadata = tensorfile.read(path, _AGAIN)
+    return Artifact(_distilled(path, tensors), metadata, tensorfile.nested("params", tensors, path, _AGAIN))
+
+
+def _distilled(path: Path, tensors: dict[str, Any]) -> DistilledData:
+    names = ("images", "labels", "learning_rates")
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise InputError(f"{path} lacks the tensors {', '.join(missing)}: {_AGAIN}")
+    images, labels, lrs = (tensors[name] for name in names)
+    consistent = (
+        images.ndim >= 3
+        and labels.ndim == 3
+        and lrs.ndim == 2
+        and images.shape[:2] == labels.shape[:2]
+        and lrs.shape[1] == images.shape[0]
+        and all(tensors[name].size for name in names)
+    )
+    if not consistent:
+        shapes = ", ".join(f"{name} {list(tensors[name].shape)}" for name in names)
+        raise InputError(f"{path} is inconsistent ({shapes}): expected [S, M, ...], [S, M, K] and [E, S]")
+    usable = all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in tensors.values())
+    if not (usable and (lrs > 0).all()):
+        raise InputError(f"{path} holds values that are not finite float32, or learning rates that are not above zero")
+    return DistilledData(images, labels, np.log(lrs))

@@ -1,0 +1,1 @@
+"""The outer loop as a process, ordinary training, pools of trained networks, and the devices they run on."""

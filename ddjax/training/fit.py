@@ -1,0 +1,83 @@
+"""Ordinary training on real data: what distilled data are measured against, and how pools of networks are made."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ddjax.core.losses import Loss, Params
+from ddjax.core.meta import Problem
+from ddjax.data import Split, draw_batch
+from ddjax.evaluation.baselines import Scores
+from ddjax.evaluation.measure import score
+
+
+def fit(
+    key: jax.Array,
+    loss: Loss,
+    params: Params,
+    split: Split,
+    num_classes: int,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+) -> Params:
+    """Adam with cosine decay to zero, on batches drawn with replacement; jittable, and `vmap` trains networks side by side.
+
+    Args:
+      key: draws the batches.
+      loss: mean loss of a batch, (params, inputs [b, ...], targets [b, K]).
+      params: weights to start from.
+      split: real data; num_classes: K.
+      steps, batch_size, lr: length, examples a step, peak rate.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
+
+    def step(carry: Any, step_key: jax.Array) -> tuple[Any, None]:
+        params, opt_state = carry
+        inputs, labels = draw_batch(step_key, split, batch_size)
+        grads = jax.grad(loss)(params, inputs, jax.nn.one_hot(labels, num_classes))
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))
+    return params
+
+
+def full_data(
+    key: jax.Array,
+    problem: Problem,
+    train: Split,
+    test: Split,
+    *,
+    num_nets: int = 1,
+    params_N: Params | None = None,
+    steps: int = 2000,
+    batch_size: int = 128,
+    lr: float = 2e-3,
+) -> Scores:
+    """Ordinary training on all the training data: Adam with cosine decay.
+
+    Args:
+      key: network j draws its start and its batches with fold_in(key, j).
+      problem: its `apply`, `inner_loss` and `init` are used.
+      num_nets, params_N: how many networks, and what they start from if not from `problem.init`, as for `evaluate`.
+      steps, batch_size, lr: updates, examples an update, and the rate that decays to zero.
+    """
+    num_classes = int(jax.eval_shape(problem.apply, problem.init(key), train.inputs[:1].astype(jnp.float32)).shape[-1])
+
+    @jax.jit
+    def fitted(key: jax.Array, params: Params, train: Split, test: Split) -> jax.Array:
+        options: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr}
+        params = fit(key, problem.inner_loss, params, train, num_classes, **options)
+        return score(problem.apply, params, test)[0]
+
+    def accuracy(j: int) -> float:
+        start_key, key_j = jax.random.split(jax.random.fold_in(key, j))
+        start = problem.init(start_key) if params_N is None else jax.tree.map(lambda p: p[j % len(p)], params_N)
+        return 100.0 * float(fitted(key_j, start, train, test))
+
+    return Scores(np.array([accuracy(j) for j in range(num_nets)]), f"Adam, {steps} steps of {batch_size}")
