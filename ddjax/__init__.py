@@ -4,7 +4,7 @@ Turns a data set into a handful of synthetic examples plus learning rates, by di
 """
 
 from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
-from ddjax.core.inits import fixed, pool
+from ddjax.core.inits import fixed_init, pool_init
 from ddjax.core.inner import mixed_mode, reverse_over_reverse, trajectory, unroll
 from ddjax.core.meta import Layout, Problem, meta_gradient, meta_loss
 from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
@@ -42,7 +42,7 @@ __all__ = [
     "draw_batch",
     "evaluate",
     "evaluate_artifact",
-    "fixed",
+    "fixed_init",
     "fixed_labels",
     "from_linen",
     "from_nnx",
@@ -58,7 +58,7 @@ __all__ = [
     "meta_loss",
     "mixed_mode",
     "normalise",
-    "pool",
+    "pool_init",
     "prepare",
     "reverse_over_reverse",
     "save",

@@ -8,6 +8,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import chex
 import jax
 import pytest
 
@@ -16,6 +17,12 @@ from ddjax.data.catalogue.entry import RawFile
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def traces_counted_afresh():
+    """chex counts the traces of a function by its name and line, across tests."""
+    chex.clear_trace_counter()
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ def test_the_rate_is_the_best_on_held_out_data(monkeypatch):
     train, split, like = make_split(90), make_split(60, seed=1), make_distilled()
     wrong = split._replace(labels=(split.labels + 1) % K)
     start = 1e-3 * jnp.asarray(normalised(train).T @ np.eye(K)[(np.asarray(train.labels) + 1) % K], jnp.float32)
-    problem = make_problem(inits.fixed(start))
+    problem = make_problem(inits.fixed_init(start))
 
     def chosen(valid, test, log_lrs):
         found = baselines.random_real(KEY, problem, like._replace(log_lrs=log_lrs), train, valid, test, num_sets=4)

@@ -121,7 +121,7 @@ def test_each_network_may_have_data_of_its_own():
 
 def test_a_fixed_network_is_the_one_that_is_trained():
     split, distilled, params = make_split(50), make_distilled(), init(jax.random.key(9))
-    problem = make_problem(inits.fixed(params))
+    problem = make_problem(inits.fixed_init(params))
     found = evaluate(jax.random.key(0), problem, distilled, split, num_nets=2)
     expected = numpy_points(params, distilled, split)
     for row in (0, 1):

@@ -127,7 +127,7 @@ def test_a_pool_with_no_network_left_to_draw_is_refused(pretrained, valid_nets):
 def test_the_report_and_the_steps_use_the_parts_they_should(pretrained, tmp_path, monkeypatch):
     """What evaluation is given, and what a step of the outer loop draws."""
     seen, drawn = [], []
-    evaluate, pool = distilling.evaluate, inits.pool
+    evaluate, pool_init = distilling.evaluate, inits.pool_init
 
     def evaluated(*args, params_N=None, **others):
         seen.append(params_N)
@@ -135,10 +135,10 @@ def test_the_report_and_the_steps_use_the_parts_they_should(pretrained, tmp_path
 
     def drawing(stacked):
         drawn.append(stacked)
-        return pool(stacked)
+        return pool_init(stacked)
 
     monkeypatch.setattr(distilling, "evaluate", evaluated)
-    monkeypatch.setattr(inits, "pool", drawing)
+    monkeypatch.setattr(inits, "pool_init", drawing)
     setting = experiment.set_up(pretrained)
     assert setting.pool is not None
     summary = distilling.distill(pretrained, tmp_path / "run", progress=False, compare=False)

@@ -1,30 +1,36 @@
 """Distributions of initial weights p(theta_0): functions `key -> params` (Dataset Distillation, sec. 3.2 and 3.5).
 
-A network's own `init` is the paper's *random* initialisation: fresh weights at every draw. The other three are made here.
+A network's own `init` is the paper's *random* initialisation: fresh weights at every draw. The other three are made here, as
+pytrees whose leaves are the weights, so that a jitted function takes one as an argument: a pool that the function closed over
+would be copied into the compiled program.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from ddjax.core.losses import Params
 
 Init = Callable[[jax.Array], Params]
 
 
-def fixed(params: Params) -> Init:
+def fixed_init(params: Params) -> Init:
     """One network for training and test alike: *fixed* (one random draw) or *fixed pretrained*."""
-    return lambda key: params
+    return Partial(_the_one, params)
 
 
-def pool(stacked: Params) -> Init:
+def pool_init(stacked: Params) -> Init:
     """*Random pretrained*: one of P networks with equal probability. Leaves of `stacked` are [P, ...]."""
-    stacked = jax.tree.map(jnp.asarray, stacked)  # NumPy arrays take no traced index
+    return Partial(_one_of, jax.tree.map(jnp.asarray, stacked))  # NumPy arrays take no traced index
+
+
+def _the_one(params: Params, key: jax.Array) -> Params:
+    return params
+
+
+def _one_of(stacked: Params, key: jax.Array) -> Params:
     size = jax.tree.leaves(stacked)[0].shape[0]
-
-    def draw(key: jax.Array) -> Params:
-        index = jax.random.randint(key, (), 0, size)
-        return jax.tree.map(lambda leaf: leaf[index], stacked)
-
-    return draw
+    index = jax.random.randint(key, (), 0, size)
+    return jax.tree.map(lambda leaf: leaf[index], stacked)

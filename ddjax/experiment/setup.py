@@ -118,7 +118,7 @@ def set_up(
     )
     if pool is None:
         return experiment
-    return experiment._replace(problem=problem._replace(init=inits.pool(experiment.train_pool)))
+    return experiment._replace(problem=problem._replace(init=inits.pool_init(experiment.train_pool)))
 
 
 def outer_labels(recipe: Recipe, dataset: Dataset) -> np.ndarray:
@@ -177,7 +177,7 @@ def make_problem(model: Model, direction: str, learn_labels: bool, params: Any) 
         apply=model.apply,
         inner_loss=loss,
         outer_loss=loss,
-        init=model.init if params is None else inits.fixed(params),
+        init=model.init if params is None else inits.fixed_init(params),
         direction=DIRECTIONS[direction](),
         targets=learned_labels if learn_labels else fixed_labels,
     )
@@ -223,7 +223,7 @@ def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
 def drawing_from(pool_P: Any, problem: Problem) -> Problem:
     """The problem with its initial weights drawn from a pool [P, ...] that is an argument of a jitted function, where there
     is one: a pool that the function closed over would be copied into the compiled program."""
-    return problem if pool_P is None else problem._replace(init=inits.pool(pool_P))
+    return problem if pool_P is None else problem._replace(init=inits.pool_init(pool_P))
 
 
 def first_iterate(experiment: Experiment) -> DistilledData:
