@@ -23,7 +23,7 @@ def first_two_steps(name: str):
 
     recipe = get_recipe(name)
     problem = experiment.set_up(recipe)
-    step = harness.stepper(*harness.outer_step(problem, make_layout(recipe.num_nets, recipe.batch_size)))
+    step = harness.stepper(*harness.outer_step(problem, make_layout(recipe.outer.num_nets, recipe.outer.batch_size)))
 
     def run() -> list[float]:
         moments = [time.perf_counter()]

@@ -61,7 +61,7 @@ def random_experiment(model: str, **recipe_fields: Any) -> "Experiment":
     from ddjax.experiment import setup as experiment
 
     fields = {"inner_lr": LEARNING_RATE[model], "lr": 0.01, "lr_log_lrs": 0.01, **recipe_fields}
-    recipe = Recipe(data="random", model=model, init="random", **fields)
+    recipe = Recipe().replace(data="random", model=model, init="random", **fields)
     pictures, classes = random_data(model)
     half = np.full((pictures.shape[-1],), 0.5, np.float32)
     names = tuple(map(str, range(10)))
@@ -75,10 +75,10 @@ def outer_step(problem: "Experiment", layout: "Layout") -> tuple[Any, tuple[Any,
     import jax
 
     from ddjax.core.meta import replicated
-    from ddjax.experiment import setup as experiment
+    from ddjax.experiment.outer import build_distiller, first_iterate
 
-    distiller = experiment.build_distiller(problem, layout)
-    state = distiller.init(experiment.first_iterate(problem))
+    distiller = build_distiller(problem, layout)
+    state = distiller.init(first_iterate(problem))
     key, data = jax.device_put((problem.key, problem.data), replicated(layout.mesh))
     return jax.jit(distiller.step, donate_argnums=1), (key, state, data)
 

@@ -62,7 +62,7 @@ def base_experiment(args: argparse.Namespace) -> tuple[Any, Any]:
 def one_step(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Runs in a process of its own: a function that takes a step of the longest T and says what was held so far."""
     base, layout = base_experiment(args)
-    longest = base._replace(recipe=dataclasses.replace(base.recipe, epochs=max(args.epochs)))
+    longest = base._replace(recipe=base.recipe.replace(epochs=max(args.epochs)))
     step, arguments = harness.outer_step(longest, layout._replace(remat=True))
     compiled = step.lower(*arguments).compile()
     memory = compiled.memory_analysis()
@@ -112,7 +112,7 @@ def measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int, float]
     rows: list[dict[str, Any]] = []
     runs: dict[str, Any] = {}
     for epochs in sorted(set(args.epochs)):
-        problem = base._replace(recipe=dataclasses.replace(base.recipe, epochs=epochs))
+        problem = base._replace(recipe=base.recipe.replace(epochs=epochs))
         for name, (rule, remat) in rules.items():
             one = problem._replace(problem=problem.problem._replace(rule=rule))
             step, arguments = harness.outer_step(one, layout._replace(remat=remat))

@@ -73,14 +73,13 @@ def measure(args: argparse.Namespace, sweep: str, base: Any) -> list[dict[str, A
     """The rows of one sweep; `base` is an experiment whose recipe the points replace, so that all share its data."""
     rows, runs = [], {}
     for point in points(args, sweep):
-        recipe = dataclasses.replace(
-            base.recipe,
+        recipe = base.recipe.replace(
             steps=point["steps"],
             epochs=point["epochs"],
             per_class=point["per-step"] // 10,
             num_nets=point["networks"],
         )
-        layout = make_layout(recipe.num_nets, recipe.batch_size)
+        layout = make_layout(recipe.outer.num_nets, recipe.outer.batch_size)
         step, arguments = harness.outer_step(base._replace(recipe=recipe), layout)
         started = time.perf_counter()
         compiled = step.lower(*arguments).compile()

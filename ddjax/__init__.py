@@ -3,65 +3,121 @@
 Turns a data set into a handful of synthetic examples plus learning rates, by differentiating through training itself.
 """
 
-from ddjax.core.distilled import DistilledData, fixed_labels, init_distilled, learned_labels
-from ddjax.core.inits import fixed_init, pool_init
-from ddjax.core.inner import mixed_mode, reverse_over_reverse, trajectory, unroll
-from ddjax.core.meta import Layout, Problem, meta_gradient, meta_loss
-from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
-from ddjax.data import DATASETS, Dataset, Split, draw_batch, hold_out, load_dataset, normalise, prepare
-from ddjax.errors import InputError
-from ddjax.evaluation.measure import Evaluation, evaluate
-from ddjax.experiment.distill import distill
-from ddjax.experiment.replay import evaluate_artifact
-from ddjax.experiment.setup import make_problem
-from ddjax.models import MLP, AlexCifarNet, LeNet, Model, build_model, from_linen, from_nnx
-from ddjax.recipes import RECIPES, Recipe, get_recipe
-from ddjax.storage.artifact import Artifact, load, save
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "DATASETS",
-    "MLP",
-    "RECIPES",
-    "AlexCifarNet",
-    "Artifact",
-    "Dataset",
-    "DistillState",
-    "DistilledData",
-    "Distiller",
-    "Evaluation",
-    "Info",
-    "InputError",
-    "Layout",
-    "LeNet",
-    "Model",
-    "Problem",
-    "Recipe",
-    "Split",
-    "build_model",
-    "distill",
-    "draw_batch",
-    "evaluate",
-    "evaluate_artifact",
-    "fixed_init",
-    "fixed_labels",
-    "from_linen",
-    "from_nnx",
-    "get_recipe",
-    "hold_out",
-    "init_distilled",
-    "learned_labels",
-    "load",
-    "load_dataset",
-    "make_distiller",
-    "make_problem",
-    "meta_gradient",
-    "meta_loss",
-    "mixed_mode",
-    "normalise",
-    "pool_init",
-    "prepare",
-    "reverse_over_reverse",
-    "save",
-    "trajectory",
-    "unroll",
-]
+if TYPE_CHECKING:
+    from ddjax.core.distilled import (
+        DistilledData as DistilledData,
+        fixed_labels as fixed_labels,
+        init_distilled as init_distilled,
+        learned_labels as learned_labels,
+    )
+    from ddjax.core.inits import fixed_init as fixed_init, pool_init as pool_init
+    from ddjax.core.inner import (
+        mixed_mode as mixed_mode,
+        reverse_over_reverse as reverse_over_reverse,
+        trajectory as trajectory,
+        unroll as unroll,
+    )
+    from ddjax.core.losses import half_squared_error as half_squared_error, soft_cross_entropy as soft_cross_entropy
+    from ddjax.core.meta import (
+        Layout as Layout,
+        Problem as Problem,
+        meta_gradient as meta_gradient,
+        meta_loss as meta_loss,
+    )
+    from ddjax.core.outer import (
+        Distiller as Distiller,
+        DistillState as DistillState,
+        Info as Info,
+        make_distiller as make_distiller,
+    )
+    from ddjax.data import (
+        DATASETS as DATASETS,
+        Dataset as Dataset,
+        MissingDataError as MissingDataError,
+        Split as Split,
+        Standardise as Standardise,
+        hold_out as hold_out,
+        load_dataset as load_dataset,
+        make_draw_batch as make_draw_batch,
+        prepare as prepare,
+    )
+    from ddjax.errors import (
+        InputError as InputError,
+        InterruptedRunError as InterruptedRunError,
+        NonFiniteError as NonFiniteError,
+    )
+    from ddjax.evaluation.measure import Evaluation as Evaluation, evaluate as evaluate
+    from ddjax.experiment.distill import (
+        Distillation as Distillation,
+        Summary as Summary,
+        distill as distill,
+    )
+    from ddjax.experiment.outer import make_optimizer as make_optimizer
+    from ddjax.experiment.replay import evaluate_artifact as evaluate_artifact
+    from ddjax.experiment.setup import make_problem as make_problem
+    from ddjax.models import (
+        MLP as MLP,
+        AlexCifarNet as AlexCifarNet,
+        AlexNet as AlexNet,
+        LeNet as LeNet,
+        Model as Model,
+        build_model as build_model,
+        from_linen as from_linen,
+        from_nnx as from_nnx,
+        load_model as load_model,
+    )
+    from ddjax.recipes import (
+        RECIPES as RECIPES,
+        Recipe as Recipe,
+        get_recipe as get_recipe,
+    )
+    from ddjax.storage.artifact import (
+        Artifact as Artifact,
+        load_artifact as load_artifact,
+        save_artifact as save_artifact,
+    )
+    from ddjax.training.devices import make_layout as make_layout, use_all_cores as use_all_cores
+    from ddjax.training.pretrain import (
+        Training as Training,
+        pretrain as pretrain,
+        pretrain_for as pretrain_for,
+    )
+
+# Where each public name comes from. It is imported when it is first used, so that `import ddjax` takes no time.
+_PUBLIC = """
+    core.distilled: DistilledData fixed_labels init_distilled learned_labels
+    core.inits: fixed_init pool_init
+    core.inner: mixed_mode reverse_over_reverse trajectory unroll
+    core.losses: half_squared_error soft_cross_entropy
+    core.meta: Layout Problem meta_gradient meta_loss
+    core.outer: DistillState Distiller Info make_distiller
+    data: DATASETS Dataset MissingDataError Split Standardise hold_out load_dataset make_draw_batch prepare
+    errors: InputError InterruptedRunError NonFiniteError
+    evaluation.measure: Evaluation evaluate
+    experiment.distill: Distillation Summary distill
+    experiment.outer: make_optimizer
+    experiment.replay: evaluate_artifact
+    experiment.setup: make_problem
+    models: MLP AlexCifarNet AlexNet LeNet Model build_model from_linen from_nnx load_model
+    recipes: RECIPES Recipe get_recipe
+    storage.artifact: Artifact load_artifact save_artifact
+    training.devices: make_layout use_all_cores
+    training.pretrain: Training pretrain pretrain_for
+"""
+_HOME = {
+    name: module for line in _PUBLIC.split("\n") for module, _, names in [line.partition(":")] for name in names.split()
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ddjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ddjax.{_HOME[name].strip()}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

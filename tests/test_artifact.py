@@ -319,7 +319,7 @@ def numpy_accuracy(path, inputs, labels):
 
 def test_numpy_alone_repeats_the_reported_accuracy(tmp_path):
     """With learned labels, which are logits while they are learned and probabilities in the file."""
-    recipe = ddjax.Recipe(
+    recipe = ddjax.Recipe().replace(
         data="digits",
         model="mlp",
         steps=2,

@@ -21,8 +21,7 @@ from PIL import Image
 
 from ddjax.cli import main as cli
 from ddjax.evaluation import baselines
-from ddjax.experiment import distill as distilling
-from ddjax.experiment import setup as experiment
+from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.recipes import RECIPES, Recipe
 from ddjax.show import tables as report
 from ddjax.storage.artifact import load
@@ -313,7 +312,7 @@ def test_a_run_goes_where_its_recipe_is_named(ddjax, monkeypatch):
     with pytest.raises(EnoughError):
         ddjax("distill", "digits", "--lr", 0.5, "--data-dir", "there", "--resume")
     assert seen == {
-        "recipe": dataclasses.replace(RECIPES["digits"](), lr=0.5),
+        "recipe": RECIPES["digits"]().replace(lr=0.5),
         "out": Path("runs/digits"),
         "name": "digits",
         "resume": True,
@@ -340,7 +339,7 @@ def pooled_run(tmp_path_factory, promotion):
         patch.chdir(folder)
         lenets = in_process(*LENETS)
         assert lenets.status == 0, lenets.err
-        recipe = Recipe(source="digits", model="linear", pictures="28x28x1", pool="pool.safetensors")
+        recipe = Recipe().replace(source="digits", model="linear", pictures="28x28x1", pool="pool.safetensors")
         training = pretrain.Training(20, 16)
         pretrain.pretrain_for(recipe, num_nets=3, test_nets=2, training=training, progress=False)
         distilled = in_process("distill", "mnist-poison", *POOLED, "--out", "out")
@@ -599,10 +598,10 @@ def test_every_number_is_checked():
     one: Any = 1.0
     for name in ("b1", "b2", "ema"):
         with pytest.raises(ValueError, match=f"--{name} is 1.0"):
-            dataclasses.replace(Recipe(), **{name: one}).validate()
+            Recipe().replace(**{name: one}).validate()
     with pytest.raises(ValueError, match="--seed is 4294967296"):
         Recipe(seed=2**32).validate()
-    assert Recipe(clip=math.inf, b1=0.0, ema=0.0, seed=2**32 - 1).validate().seed == 2**32 - 1
+    assert Recipe().replace(clip=None, b1=0.0, ema=0.0, seed=2**32 - 1).validate().seed == 2**32 - 1
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,11 @@ from ddjax.core import inits
 from ddjax.core.meta import Layout
 from ddjax.data import load_dataset, normalise
 from ddjax.errors import InputError
-from ddjax.experiment import distill as distilling
-from ddjax.experiment import setup as experiment
+from ddjax.experiment import distill as distilling, outer, setup as experiment
 from ddjax.recipes import Recipe, get_recipe
 from ddjax.training.pretrain import Training, pretrain_for
 
-SMALL = Recipe(
+SMALL = Recipe().replace(
     data="digits", model="mlp", outer_steps=7, eval_every=2, batch_size=32, init="random", valid_nets=2, test_nets=2
 )
 
@@ -31,7 +30,7 @@ def test_a_run_compiles_its_outer_step_once(tmp_path, caplog):
 @pytest.mark.parametrize("model", ["mlp", "lenet"])
 def test_precision_rounds_the_products_of_a_step_and_nothing_that_is_kept(model):
     def one_step(precision):
-        recipe = dataclasses.replace(SMALL, model=model, precision=precision)
+        recipe = SMALL.replace(model=model, precision=precision)
         setting = experiment.set_up(recipe, dataset=load_dataset("digits"))
         distiller = experiment.build_distiller(setting, Layout())
         start = distiller.init(experiment.first_iterate(setting))
@@ -45,7 +44,7 @@ def test_precision_rounds_the_products_of_a_step_and_nothing_that_is_kept(model)
 
 def test_unknown_precision_is_refused():
     with pytest.raises(InputError, match=r"--precision is 'float8': choose one of float32, tensorfloat32, bfloat16"):
-        dataclasses.replace(get_recipe("digits"), precision="float8").validate()
+        get_recipe("digits").replace(precision="float8").validate()
 
 
 # The initial weights p(theta_0): `key -> params`, whichever of the four
@@ -58,7 +57,7 @@ KEYS = [jax.random.key(number) for number in range(40)]
 def pretrained(tmp_path_factory):
     """A recipe whose pool has a few linear networks."""
     path = tmp_path_factory.mktemp("pools") / "pool.safetensors"
-    recipe = dataclasses.replace(SMALL, model="linear", source="digits", pool=str(path), test_nets=9)
+    recipe = SMALL.replace(model="linear", source="digits", pool=str(path), test_nets=9)
     pretrain_for(recipe, num_nets=P, test_nets=Q, training=Training(5, 32), progress=False)
     return recipe
 
@@ -79,9 +78,9 @@ def kinds(nets):
 
 
 def test_fixed_is_one_network_whatever_the_key():
-    recipe = dataclasses.replace(SMALL, init="fixed")
+    recipe = SMALL.replace(init="fixed")
     (only,) = kinds(draws(recipe))
-    (other,) = kinds(draws(dataclasses.replace(recipe, seed=1)))
+    (other,) = kinds(draws(recipe.replace(seed=1)))
     assert only != other
 
 
@@ -89,7 +88,7 @@ def test_random_is_another_network_for_every_key():
     found = draws(SMALL)
     assert len(kinds(found)) == len(KEYS)
     # Fresh from the model, so the keys alone decide, and not the seed.
-    np.testing.assert_array_equal(found, draws(dataclasses.replace(SMALL, seed=1)))
+    np.testing.assert_array_equal(found, draws(SMALL.replace(seed=1)))
 
 
 def test_fixed_pretrained_is_one_network_to_distil_with(pretrained):
@@ -97,7 +96,7 @@ def test_fixed_pretrained_is_one_network_to_distil_with(pretrained):
     assert pool is not None
     members = rows(pool.train)
     for seed in (0, 1, P + 1):
-        recipe = dataclasses.replace(pretrained, init="fixed", seed=seed)
+        recipe = pretrained.replace(init="fixed", seed=seed)
         setting = experiment.set_up(recipe)
         assert kinds(draws(recipe)) == kinds(members[[seed % P]])
         assert setting.pool is setting.train_pool is setting.test_params is None and setting.test_nets == 1
@@ -119,9 +118,9 @@ def test_random_pretrained_keeps_apart_what_it_draws_what_it_chooses_by_and_what
 @pytest.mark.parametrize("valid_nets", [P, P + 1])
 def test_a_pool_with_no_network_left_to_draw_is_refused(pretrained, valid_nets):
     with pytest.raises(InputError, match=rf"has 5 networks to distil with, of which --valid-nets {valid_nets} choose"):
-        experiment.set_up(dataclasses.replace(pretrained, valid_nets=valid_nets))
+        experiment.set_up(pretrained.replace(valid_nets=valid_nets))
     # One fixed network is validated by itself.
-    assert experiment.set_up(dataclasses.replace(pretrained, valid_nets=valid_nets, init="fixed")).params is not None
+    assert experiment.set_up(pretrained.replace(valid_nets=valid_nets, init="fixed")).params is not None
 
 
 def test_the_report_and_the_steps_use_the_parts_they_should(pretrained, tmp_path, monkeypatch):
@@ -164,7 +163,7 @@ def outer_step(recipe):
 def test_the_pool_is_an_argument_of_the_outer_step_and_no_constant_in_it(pretrained):
     """A constant would be written into the program, text and all."""
     traced, weights = outer_step(pretrained)
-    plain, none = outer_step(dataclasses.replace(pretrained, pool="", source=""))
+    plain, none = outer_step(pretrained.replace(pool=None, source=None))
     assert weights == (P - V) * (784 * 10 + 10) and none == 0
     shape = (P - V, 784, 10)
     assert [[aval.shape for aval in step.jaxpr.in_avals].count(shape) for step in (traced, plain)] == [1, 0]
@@ -176,7 +175,7 @@ def test_the_pool_is_an_argument_of_the_outer_step_and_no_constant_in_it(pretrai
 
 
 def test_real_images_to_start_from_are_training_images_of_their_class():
-    setting = experiment.set_up(dataclasses.replace(SMALL, start="real", steps=2, per_class=2))
+    setting = experiment.set_up(SMALL.replace(start="real", steps=2, per_class=2))
     start = experiment.first_iterate(setting)
     train = setting.train
     known = normalise(*map(np.asarray, (train.inputs, train.mean, train.std))).reshape(len(train.labels), -1)
@@ -186,9 +185,9 @@ def test_real_images_to_start_from_are_training_images_of_their_class():
         assert len(same) >= 1 and set(np.asarray(train.labels)[same]) == {int(label.argmax())}
         found.append(same[0])
     assert len(set(found)) == 40  # no image twice
-    noise = experiment.first_iterate(experiment.set_up(dataclasses.replace(SMALL, steps=2, per_class=2)))
+    noise = experiment.first_iterate(experiment.set_up(SMALL.replace(steps=2, per_class=2)))
     np.testing.assert_array_equal(start.labels, noise.labels)
     np.testing.assert_array_equal(start.log_lrs, noise.log_lrs)
     assert np.abs(np.std(noise.images) - 1) < 0.02 and np.abs(np.mean(noise.images)) < 0.02
-    other = experiment.first_iterate(experiment.set_up(dataclasses.replace(setting.recipe, seed=1)))
+    other = experiment.first_iterate(experiment.set_up(setting.recipe.replace(seed=1)))
     assert not np.array_equal(start.images, other.images)

@@ -475,7 +475,7 @@ def test_own_network_distils(tmp_path, make):
         class_names=("a", "b", "c"),
         source="test",
     )
-    recipe = ddjax.Recipe(data="own", outer_steps=2, eval_every=1, batch_size=16, lr=0.1)
+    recipe = ddjax.Recipe().replace(data="own", outer_steps=2, eval_every=1, batch_size=16, lr=0.1)
     model = make()
     summary = ddjax.distill(recipe, tmp_path / "run", dataset=dataset, model=model, progress=False)
     distilled, metadata, params = ddjax.load(tmp_path / "run")

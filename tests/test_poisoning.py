@@ -17,8 +17,7 @@ from ddjax.data import load_dataset, normalise
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import confusion, predictions
 from ddjax.evaluation.poisoning import poisoning_summary
-from ddjax.experiment import distill as distilling
-from ddjax.experiment import setup as experiment
+from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.experiment.setup import outer_labels
 from ddjax.recipes import Recipe
 from ddjax.show import tables as report
@@ -141,21 +140,21 @@ def test_classes_that_do_not_occur_are_counted_as_none():
 @pytest.mark.parametrize("poison", ["0", "0:1:2", "a:1", "0:b", ":", "0:", "-1:0", "0.5:1", "1 :2", "²:1", "x"])
 def test_poison_that_is_no_pair(poison):
     with pytest.raises(InputError) as excinfo:
-        Recipe(poison=poison).validate()
+        Data(poison=poison).validate()
     assert str(excinfo.value) == f"--poison is {poison!r}: give two class numbers as K:T, such as 0:1"
 
 
 @pytest.mark.parametrize("poison", ["0:0", "3:3", "3:03"])
 def test_poison_that_would_change_nothing(poison):
     with pytest.raises(InputError, match=f"--poison is '{poison}': K and T are the same class"):
-        Recipe(poison=poison).validate()
+        Data(poison=poison).validate()
 
 
 @pytest.mark.parametrize("poison", ["0:10", "12:0", "0:99999999999999999999"])
 def test_poison_of_classes_that_are_not(poison):
     message = f"--poison is '{poison}', but digits has classes 0 to 9: choose among them"
     with pytest.raises(InputError, match=message):
-        outer_labels(Recipe(poison=poison), load_dataset("digits"))
+        outer_labels(Data(poison=poison), load_dataset("digits"))
 
 
 def test_poison_of_a_class_without_test_examples():
@@ -163,13 +162,13 @@ def test_poison_of_a_class_without_test_examples():
     without = digits.y_test != 4
     fewer = dataclasses.replace(digits, x_test=digits.x_test[without], y_test=digits.y_test[without])
     with pytest.raises(InputError, match="'4:1', but digits has no test examples of class 4: choose another"):
-        outer_labels(Recipe(poison="4:1"), fewer)
+        outer_labels(Data(poison="4:1"), fewer)
     # Whether the target is among the tests does not matter.
-    assert outer_labels(Recipe(poison="1:4"), fewer).tolist() == [0, 4, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert outer_labels(Data(poison="1:4"), fewer).tolist() == [0, 4, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 def test_without_poison_every_class_is_itself():
-    assert outer_labels(Recipe(), load_dataset("digits")).tolist() == list(range(10))
+    assert outer_labels(Data(), load_dataset("digits")).tolist() == list(range(10))
 
 
 # A whole run
@@ -182,7 +181,7 @@ POOL = {"num_nets": 4, "test_nets": 3, "training": Training(80, 32, 5e-3), "prog
 def poisoned(tmp_path_factory):
     """The recipe of a run on a small pool, its folder, and the summary it returned."""
     folder = tmp_path_factory.mktemp("poisoned")
-    recipe = Recipe(
+    recipe = Recipe().replace(
         data="digits",
         source="digits",
         pool=str(folder / "pool.safetensors"),
@@ -232,7 +231,7 @@ def test_the_summary_is_what_numpy_finds_from_the_files(poisoned):
     assert images.shape[:2] == (1, 10) and log_lrs.shape == (1, 1)
     digits = load_dataset("digits")
     x = np.asarray(normalise(digits.x_test, digits.mean, digits.std)).reshape(400, -1)
-    pool = load_pool(Path(recipe.pool), experiment.recipe_model(recipe, digits))
+    pool = load_pool(Path(recipe.network.pool), experiment.recipe_model(recipe, digits))
     confusions = []
     for number in range(3):
         start = jax.tree.map(lambda leaf, j=number: leaf[j].astype(np.float64), pool.test)
@@ -282,7 +281,7 @@ def test_labels_are_modified_outside_and_true_inside(poisoned):
 
 def test_real_images_to_start_from_are_of_their_true_class(poisoned):
     """Or the place of the attacked class could not be filled, nor would the attack begin from true data."""
-    setting = experiment.set_up(dataclasses.replace(poisoned[0], start="real"))
+    setting = experiment.set_up(poisoned[0].replace(start="real"))
     images = np.asarray(experiment.first_iterate(setting).images)[0]
     known = np.asarray(
         normalise(np.asarray(setting.train.inputs), *map(np.asarray, (setting.train.mean, setting.train.std)))

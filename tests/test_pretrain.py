@@ -416,7 +416,7 @@ def test_recipes_without_a_pool(name):
 
 def test_a_recipe_says_what_is_trained_on_what(tmp_path, digits):
     """Its source in the shape of its pictures, and not its data."""
-    recipe = Recipe(
+    recipe = Recipe().replace(
         data="nothing", source="digits", pictures="14x14x3", model="linear", pool=str(tmp_path / "pool"), weights="he"
     )
     options: dict[str, Any] = {"training": Training(3, 8), "progress": False}
@@ -428,6 +428,6 @@ def test_a_recipe_says_what_is_trained_on_what(tmp_path, digits):
         "weights": "he",
     }
     message = refused(
-        pretrain_for, dataclasses.replace(recipe, weights="xavier"), num_nets=1, test_nets=1, resume=True, **options
+        pretrain_for, recipe.replace(weights="xavier"), num_nets=1, test_nets=1, resume=True, **options
     )
     assert "weights he there, xavier now" in message

@@ -12,8 +12,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Evaluation
 from ddjax.recipes import Recipe
-from ddjax.show import plots
-from ddjax.show import tables as report
+from ddjax.show import plots, tables as report
 from ddjax.storage.artifact import Artifact
 
 # Tables
@@ -100,7 +99,7 @@ def make(shape, *, steps=2, epochs=1, classes=4, soft=False):
         "class_names": [f"class{i}" for i in range(classes)],
         "mean": [0.5] * channels,
         "std": [0.25] * channels,
-        "recipe": dataclasses.asdict(Recipe()),
+        "recipe": Recipe().to_json(),
     }
     return Artifact(DistilledData(images, labels, log_lrs), metadata, None)
 
@@ -202,7 +201,7 @@ def test_learning_rates_of_ten_steps_and_three_epochs(tmp_path, figures):
     for epoch, line in enumerate(epochs):
         np.testing.assert_array_equal(line.get_xdata(), 10 * epoch + np.arange(1, 11))
         np.testing.assert_array_equal(line.get_ydata(), lrs[epoch])
-    assert initial.get_ydata()[0] == Recipe().inner_lr and initial.get_label() == "initial value"
+    assert initial.get_ydata()[0] == Recipe().inner.inner_lr and initial.get_label() == "initial value"
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("inner step", "learning rate", "log")
     assert all(tick == int(tick) for tick in axis.get_xticks())
     assert decoded(tmp_path / "lrs.png").shape[:2] == (384, 780)

@@ -17,9 +17,7 @@ from ddjax import evaluate_artifact
 from ddjax.cli.main import DistillArgs
 from ddjax.errors import InputError
 from ddjax.experiment import distill as distilling
-from ddjax.paper import page as results
-from ddjax.paper import reproduce
-from ddjax.paper import rows as paper
+from ddjax.paper import page as results, reproduce, rows as paper
 from ddjax.paper.filing import filed_recipe, portable
 from ddjax.paper.rows import BASELINES, ROWS, RUNS, Run
 from ddjax.recipes import RECIPES, get_recipe
@@ -396,13 +394,13 @@ def test_ablations_differ_in_one_thing_and_share_a_point():
         runs = {name: run.settings for name, run in RUNS.items() if re.fullmatch(rf"{base}-s\d+-e\d+", name)}
         assert len(runs) == len(paper.STEPS) + len(paper.EPOCHS) - 1
         for name, recipe in runs.items():
-            assert name == f"{base}-s{recipe.steps}-e{recipe.epochs}"
-            assert recipe.steps == 10 or recipe.epochs == 3
-        one_size = {dataclasses.replace(recipe, steps=1, epochs=1) for recipe in runs.values()}
+            assert name == f"{base}-s{recipe.inner.steps}-e{recipe.inner.epochs}"
+            assert recipe.inner.steps == 10 or recipe.inner.epochs == 3
+        one_size = {recipe.replace(steps=1, epochs=1) for recipe in runs.values()}
         assert len(one_size) == 1
         budget: dict[str, Any] = {"outer_steps": 1, "num_nets": 1, "valid_nets": 1, "test_nets": 1}
-        base_size = dataclasses.replace(get_recipe(base), steps=1, epochs=1, **budget)
-        assert dataclasses.replace(one_size.pop(), **budget) == base_size
+        base_size = get_recipe(base).replace(steps=1, epochs=1, **budget)
+        assert one_size.pop().replace(**budget) == base_size
 
 
 def test_the_figures_of_the_paper_that_were_read_in_it():

@@ -28,8 +28,7 @@ from ddjax.errors import InputError
 from ddjax.evaluation import baselines
 from ddjax.experiment import distill as distilling
 from ddjax.storage import artifact
-from ddjax.training import devices, fit
-from ddjax.training import loop as run
+from ddjax.training import devices, fit, loop as run
 
 
 @pytest.fixture(autouse=True, scope="module")

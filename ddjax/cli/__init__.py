@@ -1,1 +1,1 @@
-"""The command line: words on a terminal, no logic of its own."""
+"""The command line: one small file a command, words on a terminal, no logic of its own."""

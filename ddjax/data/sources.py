@@ -19,7 +19,7 @@ from ddjax.errors import InputError
 
 
 def load_dataset(
-    name: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, pictures: str = ""
+    name: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, pictures: str | None = None
 ) -> Dataset:
     """Loads a data set into memory.
 
@@ -27,7 +27,7 @@ def load_dataset(
       name: one of `DATASETS`, or the path of an .npz file (see `ddjax.data.npz.load_npz` for its arrays).
       data_dir: the folder of sets prepared by tensorflow-datasets; by default $TFDS_DATA_DIR, else
         ~/tensorflow_datasets. `digits` and .npz files do not use it.
-      pictures: the shape to bring all pictures to, such as "32x32x3" (see `as_pictures`); "" leaves them as they are.
+      pictures: the shape to bring all pictures to, such as "32x32x3" (see `as_pictures`); None leaves them as they are.
 
     Raises:
       MissingDataError: the set is not prepared there, or there is no such file.

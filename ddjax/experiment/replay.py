@@ -1,31 +1,38 @@
 """From a saved artefact back to networks: the file, its data set's test examples and, where it names one, its pool."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ddjax.core.distilled import DistilledData
-from ddjax.data import Dataset, Split, load_dataset
+from ddjax.data import Dataset, Split, load_dataset, transform_from_json
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Evaluation, evaluate
-from ddjax.experiment.setup import make_problem, outer_labels, stream
+from ddjax.experiment.setup import make_problem, outer_labels
+from ddjax.experiment.starts import Nets, Starts, make_starts, one_network
+from ddjax.experiment.streams import stream
 from ddjax.models import Model, build_model
 from ddjax.recipes import Recipe
-from ddjax.storage import artifact
-from ddjax.training.pretrain import load_pool
+from ddjax.storage.artifact import load_artifact
 
 
 def evaluate_artifact(
-    path: str | os.PathLike, *, num_nets: int | None = None, data: str | None = None, data_dir: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    num_nets: int | None = None,
+    model: Model | str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
 ) -> tuple[Evaluation, int]:
     """Trains networks on a saved artefact, from nothing but the file, and scores them on its data set's whole test set.
 
     Args:
       path: artefact, or the folder of a run.
-      num_nets: networks drawn where the initial weights are random; by default as many as the recipe's report.
+      num_nets: networks to train, by default all of the recipe's report: no more than there are, where the initial weights
+        are fixed or a pool's.
+      model: the network, where it was one's own: itself, or its name as path/to/file.py:Name.
       data: data set to use instead of the artefact's own (a moved .npz file, say).
       data_dir: folder of prepared data sets.
 
@@ -34,38 +41,60 @@ def evaluate_artifact(
     Raises:
       InputError: the artefact, its data or its model cannot be used together.
     """
-    if num_nets is not None and num_nets < 1:
-        raise InputError(f"--num-nets is {num_nets}: give a number above zero")
-    distilled, metadata, params = artifact.load(path)
+    distilled, metadata, params = load_artifact(path)
     try:
-        recipe = Recipe(**metadata["recipe"]).validate()
-        dataset = load_dataset(data or recipe.data, data_dir=data_dir, pictures=recipe.pictures)
+        recipe = Recipe.from_json(metadata["recipe"])
+        recipe.validate()
         spec = metadata["model"]
-        mean, std = (jnp.asarray(metadata[name], jnp.float32).reshape(dataset.mean.shape) for name in ("mean", "std"))
         shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
-        model = build_model(spec["name"], shape, classes, weights=spec["weights"])
+        transform = transform_from_json(metadata["transform"])
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the 'ddjax' header lacks or misstates {error}: copy or distill it again") from error
+    network = recipe.network
+    if not isinstance(model, Model):
+        name = model or network.model
+        if name == "custom":
+            raise InputError(
+                f"{path} was distilled for a network of one's own: say which, with --model path/to/file.py:Name or model="
+            )
+        model = build_model(name, shape, classes, weights=network.weights)
+    dataset = load_dataset(data or recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
     _require_fit(path, distilled, dataset, model, shape, classes, params)
-    labels = jnp.asarray(outer_labels(recipe, dataset)[dataset.y_test])
-    test = Split(jnp.asarray(dataset.x_test), labels, mean, std)
-    problem = make_problem(model, recipe.direction, False, params)
-    key = stream(jax.random.key(recipe.seed), "test")
-    params_N = load_pool(Path(recipe.pool), model).test if params is None and recipe.pool else None
-    nets = num_nets or recipe.test_nets
-    if params is not None:
-        nets = 1
-    elif params_N is not None:
-        held_out = len(jax.tree.leaves(params_N)[0])  # of which the report has all, whatever the recipe's count
-        nets = min(num_nets or held_out, held_out)
-    evaluation = evaluate(key, problem, distilled, test, num_nets=nets, params_N=params_N)
-    return evaluation, len(dataset.y_test)
+    labels = jnp.asarray(outer_labels(recipe.data, dataset)[dataset.y_test])
+    test = Split(jnp.asarray(dataset.x_test), labels, transform)
+    key = jax.random.key(recipe.seed)
+    starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
+    problem = make_problem(model, recipe.inner.direction, False, starts.draw)
+    nets = _as_many(starts, num_nets)
+    return evaluate(stream(key, "test"), problem, distilled, test, **nets._asdict()), len(dataset.y_test)
+
+
+def _as_many(starts: Starts, num_nets: int | None) -> Nets:
+    nets = starts.test
+    if num_nets is None:
+        return nets
+    if num_nets < 1:
+        raise InputError(f"--num-nets is {num_nets}: give a number above zero")
+    if nets.params_N is not None and num_nets > nets.num_nets:
+        there = (
+            "its one fixed network"
+            if starts.params is not None
+            else f"{nets.num_nets} networks that its pool holds out"
+        )
+        raise InputError(f"--num-nets is {num_nets}, but the artefact is for {there}: lower it, or leave it out")
+    return nets._replace(num_nets=num_nets)
 
 
 def _require_fit(
-    path, distilled: DistilledData, dataset: Dataset, model: Model, shape, classes: int, params: Any
+    path: str | os.PathLike[str],
+    distilled: DistilledData,
+    dataset: Dataset,
+    model: Model,
+    shape: tuple[int, ...],
+    classes: int,
+    params: Any,
 ) -> None:
     """Artefact, model and data set must agree in every shape before anything is computed."""
     images, labels = distilled.images.shape[2:], distilled.labels.shape[-1]

@@ -5,7 +5,6 @@ Under one folder: `pools/` the trained networks, `runs/NAME/` the work of each r
 """
 
 import dataclasses
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -20,17 +19,18 @@ from ddjax.data.prepared import data_root, find_prepared
 from ddjax.errors import InputError
 from ddjax.evaluation import baselines
 from ddjax.evaluation.real_sets import kmeans_sets, random_sets
-from ddjax.experiment import distill as distilling
+from ddjax.experiment.distill import distill
+from ddjax.experiment.folder import Config
 from ddjax.experiment.setup import Experiment, set_up
-from ddjax.paper.filing import NOT_RUN, filed_recipe, filled, portable, read_json
+from ddjax.paper.filing import BASELINES, NOT_RUN, PROVENANCE, filed_recipe, filled, origin, portable
 from ddjax.paper.page import write_results
 from ddjax.paper.rows import ROWS, RUNS, Run
 from ddjax.recipes import Recipe
 from ddjax.show import plots
 from ddjax.storage import artifact, provenance
-from ddjax.storage.files import write_json
+from ddjax.storage.files import read_json, write_json
+from ddjax.storage.metrics import read_metrics
 from ddjax.training.fit import full_data
-from ddjax.training.loop import read_metrics
 from ddjax.training.pretrain import Training, pretrain_for
 
 _NO_ACCELERATOR = "for an accelerator, and there is none here"
@@ -58,18 +58,18 @@ def _on_digits(recipe: Recipe) -> Recipe:
 
     What only sets the pace of the outer loop is the same for all, so that many runs become one and are made once.
     """
-    return dataclasses.replace(
-        recipe,
+    settings = recipe.settings()
+    return recipe.replace(
         data="digits",
-        source="digits" if recipe.source else "",
-        pool="pools/digits.safetensors" if recipe.source else "",
-        checkpoint="",
-        pictures="",
+        source=settings["source"] and "digits",
+        pool=settings["pool"] and "pools/digits.safetensors",
+        checkpoint=None,
+        pictures=None,
         model="linear",
         gate_width=0.0,
         remat=False,
-        steps=min(recipe.steps, 2),
-        epochs=min(recipe.epochs, 2),
+        steps=min(settings["steps"], 2),
+        epochs=min(settings["epochs"], 2),
         per_class=1,
         inner_lr=0.02,
         lr=0.02,
@@ -78,7 +78,7 @@ def _on_digits(recipe: Recipe) -> Recipe:
         outer_steps=2,
         eval_every=1,
         batch_size=32,
-        num_nets=min(recipe.num_nets, 2),
+        num_nets=min(settings["num_nets"], 2),
         valid_nets=2,
         test_nets=2,
     )
@@ -95,34 +95,41 @@ BUDGETS = {
 
 
 def reproduce(
-    root: Path, *, only: Iterable[str] = (), budget: str = "full", data_dir: str | None = None, progress: bool = True
+    root: Path,
+    *,
+    only: Iterable[str] = (),
+    again: bool = False,
+    budget: str = "full",
+    data_dir: str | None = None,
+    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Fills the rows of the paper's tables and returns them, as `results/paper.json` has them.
 
     Args:
       root: folder of everything; what it holds already is kept, and runs with the same settings are not repeated.
-      only: names of `paper.RUNS`; all but those for accelerators, where there is none, if none is given.
+      only: names of `paper.rows.RUNS`; all but those for accelerators, where there is none, if none is given.
+      again: make the runs that `only` names anew; what is filed of them goes when there is something to file instead.
       budget: "full", or "quick": all of it on scikit-learn's digits, with a small network and a few steps.
       data_dir: folder of prepared data sets.
       progress: whether to show progress on the terminal.
 
     Raises:
       InputError: an unknown name; or, for a run that `only` names, whatever its data, weights or folder lack.
-      InterruptedRunError, NonFiniteError: see `run.run`.
+      InterruptedRunError, NonFiniteError: see `training.loop.run`.
     """
     only = tuple(only)
     unknown = [name for name in only if name not in RUNS]
     if unknown:
         raise InputError(f"there is no run named {unknown[0]!r}: choose among {', '.join(RUNS)}")
-    # At the start, since a checkout may move on meanwhile.
-    here = {"commit": provenance.commit(), "machine": provenance.machine()}
+    if again and not only:
+        raise InputError("--again is for runs that --only names: name them")
     reasons = {name: _why_not_run(run, budget, data_dir) for name, run in RUNS.items()}
     for name in only or RUNS:
         run = RUNS[name]
         if not only and reasons[name] == _NO_ACCELERATOR:
             continue
         try:
-            Work(root, name, run, BUDGETS[budget], here, data_dir, progress).do()
+            Work(root, name, run, BUDGETS[budget], again, data_dir, progress).do()
         except InputError as error:
             if only:
                 raise
@@ -132,7 +139,7 @@ def reproduce(
         jax.clear_caches()
     shrink, folder = BUDGETS[budget].shrink, root / "results"
     rows = [filled(folder / row.run, row, shrink(RUNS[row.run].settings), reasons[row.run]) for row in ROWS]
-    write_results(root, rows)
+    write_results(root, rows, quick=budget == "quick")
     return rows
 
 
@@ -144,31 +151,41 @@ class Work:
     name: str
     run: Run
     budget: Budget
-    here: dict[str, str]
+    again: bool
     data_dir: str | None
     progress: bool
 
     @property
     def recipe(self) -> Recipe:
         recipe = self.budget.shrink(self.run.settings)
-        return dataclasses.replace(recipe, pool=str(self.root / recipe.pool)) if recipe.pool else recipe
+        return recipe.replace(pool=str(self.root / recipe.network.pool)) if recipe.network.pool else recipe
 
     @property
     def kept(self) -> Path:
         return self.root / "results" / self.name
 
+    @property
+    def work(self) -> Path:
+        return self.root / "runs" / self.name
+
     def do(self) -> None:
         """Whatever of pool, distillation and baselines is missing."""
-        filed = [path.parent for path in sorted(self.kept.parent.glob("*/provenance.json"))]
+        filed = [path.parent for path in sorted(self.kept.parent.glob(f"*/{PROVENANCE}"))]
         same = [folder for folder in filed if filed_recipe(folder) == portable(self.recipe)]
-        if same and self.kept not in same:  # what the same settings gave under another name
-            (self.kept / "baselines.json").unlink(missing_ok=True)  # of settings that this run had before
+        if self.again:
+            shutil.rmtree(self.work, ignore_errors=True)
+        if same and self.kept not in same and not self.again:  # what the same settings gave under another name
+            (self.kept / BASELINES).unlink(missing_ok=True)  # of settings that this run had before
             shutil.copytree(same[0], self.kept, dirs_exist_ok=True)
-        elif not same:
+        elif not same or self.again:
             self._say("distilling")
             self._pretrain()
             self._distill()
-        missing = [part for part in self.run.baselines if part not in read_json(self.kept / "baselines.json")]
+        else:
+            self._say(
+                f"measured at commit {origin(self.kept)['commit'] or 'unknown'}; --only {self.name} --again repeats it"
+            )
+        missing = [part for part in self.run.baselines if part not in read_json(self.kept / BASELINES)]
         if missing:
             self._pretrain()
             self._baselines(missing)
@@ -178,63 +195,62 @@ class Work:
             print(f"{self.name}: {what}", flush=True)
 
     def _pretrain(self) -> None:
-        recipe = self.recipe
-        if not recipe.pool:
+        recipe, source = self.recipe, self.recipe.network.source
+        if not (recipe.network.pool and source):
             return
-        training = self.budget.training or TRAINING.get(recipe.source, Training())
-        self._say(f"networks trained on {recipe.source}, in {recipe.pool}")
+        num_nets, test_nets = self.budget.pool_nets or POOL_NETS.get(source, 120), self.budget.pool_test_nets
+        self._say(f"starts from {test_nets} + {num_nets} networks trained on {source}, in {recipe.network.pool}")
         pretrain_for(
             recipe,
-            num_nets=self.budget.pool_nets or POOL_NETS.get(recipe.source, 120),
-            test_nets=self.budget.pool_test_nets,
-            training=training,
+            num_nets=num_nets,
+            test_nets=test_nets,
+            training=self.budget.training or TRAINING.get(source, Training()),
             resume=True,
             data_dir=self.data_dir,
             progress=self.progress,
         )
 
     def _distill(self) -> None:
-        folder, started = self.root / "runs" / self.name, time.monotonic()
         options: dict[str, Any] = {"data_dir": self.data_dir, "progress": self.progress}
-        distilling.distill(self.recipe, folder, name=self.name, resume=True, compare=False, **options)
-        metrics = read_metrics(folder / "metrics.jsonl")
-        plots.plot_run(artifact.load(folder), metrics, folder)
+        done = distill(self.recipe, self.work, name=self.name, resume=True, compare=False, **options)
+        metrics = read_metrics(self.work / "metrics.jsonl")
+        plots.plot_run(done.artifact, metrics, self.work)
         self.kept.mkdir(parents=True, exist_ok=True)
-        (self.kept / "baselines.json").unlink(missing_ok=True)  # measured with the budget of another run
+        (self.kept / BASELINES).unlink(missing_ok=True)  # measured with the budget of another run
         for file in KEPT:
-            shutil.copyfile(folder / file, self.kept / file)
-        facts = {
-            "command": self.run.command,
-            "seconds_distilling": metrics[-1]["seconds"],
-            "seconds_last_call": round(time.monotonic() - started, 1),
-            "python": platform.python_version(),
-            "versions": provenance.versions(),
-            **self.here,
-        }
-        write_json(self.kept / "provenance.json", facts)
+            shutil.copyfile(self.work / file, self.kept / file)
+        facts = {"origins": Config.read(self.work).origins, "seconds_distilling": metrics[-1]["seconds"]}
+        write_json(self.kept / PROVENANCE, facts)
 
     def _baselines(self, missing: list[str]) -> None:
         experiment = set_up(self.recipe, data_dir=self.data_dir)
-        like = artifact.load(self.kept).distilled
+        like = artifact.load_artifact(self.kept).distilled
         for part in missing:
             self._say(f"baseline {part}")
             started = time.monotonic()
             summary = measure_baseline(part, experiment, like, self.budget)
-            figure = {**summary, "seconds": round(time.monotonic() - started, 1), **self.here}
-            write_json(self.kept / "baselines.json", {**read_json(self.kept / "baselines.json"), part: figure})
+            figure = {
+                **summary,
+                "seconds": round(time.monotonic() - started, 1),
+                "commit": provenance.commit(),
+                "machine": provenance.machine(),
+                "versions": provenance.versions(),
+            }
+            write_json(self.kept / BASELINES, {**read_json(self.kept / BASELINES), part: figure})
 
 
 def measure_baseline(part: str, experiment: Experiment, like: DistilledData, budget: Budget) -> dict[str, Any]:
-    """The summary of one of `paper.BASELINES`, with the budget of the distilled data `like`."""
+    """The summary of one of `paper.rows.BASELINES`, with the budget of the distilled data `like`."""
     key = jax.random.fold_in(experiment.stream("baseline"), 1)
     problem = experiment.problem._replace(targets=fixed_labels)
     splits = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
-    nets: dict[str, Any] = {"params_N": experiment.test_params, "num_nets": budget.baseline_nets}
+    params_N = experiment.starts.test.params_N
+    nets: dict[str, Any] = {"params_N": params_N, "num_nets": budget.baseline_nets}
     if part == "full data":
         nets["num_nets"] = budget.full_data_nets
         return full_data(key, problem, splits[0], splits[2], steps=budget.full_data_steps, **nets).summary()
     if part == "random real":
-        sets = {"params_N": nets["params_N"], "num_sets": budget.baseline_nets}
+        sets = {"params_N": params_N, "num_sets": budget.baseline_nets}
         return baselines.random_real(key, problem, like, *splits, **sets).summary()
     if part.startswith("K-NN"):
         make = kmeans_sets if part.endswith("k-means") else random_sets
@@ -242,7 +258,7 @@ def measure_baseline(part: str, experiment: Experiment, like: DistilledData, bud
         return baselines.knn(like, make(key, like, experiment.train, count), *splits[1:]).summary()
     if part == "optimised real":
         return baselines.optimised_real(key, problem, like, *splits, **nets).summary()
-    if experiment.params is not None:  # one set of images and one network: there is one figure to measure
+    if experiment.starts.params is not None:  # one set of images and one network: there is one figure to measure
         nets["num_nets"] = 1
     one_set = baselines.kmeans if part == "k-means" else baselines.class_average
     return one_set(key, problem, like, *splits, **nets).summary()
@@ -253,6 +269,6 @@ def _why_not_run(run: Run, budget: str, data_dir: str | None) -> str:
     recipe = BUDGETS[budget].shrink(run.settings)
     if run.accelerator and budget == "full" and jax.default_backend() == "cpu":
         return _NO_ACCELERATOR
-    wanted = [name for name in (recipe.source, recipe.data) if name in CATALOGUE]
+    wanted = [name for name in (recipe.network.source, recipe.data.data) if name in CATALOGUE]
     missing = [name for name in wanted if find_prepared(name, data_root(data_dir)) is None]
     return f"{missing[0]} is not prepared here: run `ddjax prepare {missing[0]}` first" if missing else NOT_RUN

@@ -1,6 +1,10 @@
 """Every setting of an experiment, and the named experiments: plain data, no jax."""
 
-from ddjax.recipes.named import RECIPES, get_recipe
-from ddjax.recipes.schema import Recipe
+from ddjax.recipes import scratch as scratch  # first, since recipes are listed in the order in which they are made
 
-__all__ = ["RECIPES", "Recipe", "get_recipe"]
+# isort: split
+from ddjax.recipes import adaptation as adaptation, pictures as pictures, poisoning as poisoning
+from ddjax.recipes.registry import RECIPES, get_recipe
+from ddjax.recipes.schema import SETTINGS, Data, Inner, Network, Outer, Recipe, Report
+
+__all__ = ["RECIPES", "SETTINGS", "Data", "Inner", "Network", "Outer", "Recipe", "Report", "get_recipe"]

@@ -1,14 +1,62 @@
-"""Where a figure comes from: the machine, the commit and the versions it was measured with."""
+"""Where a figure comes from: the code, the machine, the versions and the inputs it was measured with."""
 
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
-PACKAGES = ("ddjax", "jax", "jaxlib", "flax", "optax")
+# This library, what it computes with, and what its data and baselines depend on.
+PACKAGES = ("ddjax", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "pillow")
+_FOLDER = Path(__file__).resolve().parents[1]
+
+
+def origin(outer_steps: int, inputs: dict[str, str]) -> dict[str, Any]:
+    """What a run is begun with, JSON-serialisable.
+
+    `commit`: see `commit`; `code`: digest of the library's source; `versions`, `machine`, `python`; `outer_steps`: to how
+    many the run was to go; `inputs`: a digest of everything that it reads, by what it is.
+    """
+    return {
+        "commit": commit(),
+        "code": code(),
+        "versions": versions(),
+        "machine": machine(),
+        "python": platform.python_version(),
+        "outer_steps": outer_steps,
+        "inputs": inputs,
+    }
+
+
+def digest(parts: Iterable[bytes | np.ndarray[Any, Any]]) -> str:
+    """16 hexadecimal digits of SHA-256 over bytes and arrays, of these with their types and shapes."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            total.update(f"{part.dtype} {list(part.shape)}".encode())
+            part = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+        total.update(part)
+    return total.hexdigest()[:16]
+
+
+def digest_of_file(path: Path) -> str:
+    """`digest` of what a file holds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@functools.cache
+def code() -> str:
+    """`digest` of the library's own source, as it was when first asked for."""
+    paths = sorted(_FOLDER.rglob("*.py"))
+    return digest(part for path in paths for part in (str(path.relative_to(_FOLDER)).encode(), path.read_bytes()))
 
 
 def machine() -> str:
@@ -29,16 +77,16 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
 def commit() -> str:
     """The commit of the checkout that this library was imported from, marked where its code has changed since; empty where
-    it is no checkout."""
-    folder = Path(__file__).resolve().parent
+    it is no checkout. As it was when first asked for, since a checkout may move on meanwhile."""
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *args], cwd=_FOLDER, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if not git("ls-files", "--", Path(__file__).name):  # an installed copy that happens to lie inside some checkout
+        if not git("ls-files", "--", "__init__.py"):  # an installed copy that happens to lie inside some checkout
             return ""
         return git("rev-parse", "--short=12", "HEAD") + (
             " with changes" if git("status", "--porcelain", "--", ".") else ""

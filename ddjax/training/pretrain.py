@@ -127,14 +127,15 @@ def pretrain_for(recipe: Recipe, *, data_dir: str | None = None, **options: Any)
     Arguments and errors as for `pretrain`; and InputError where the recipe starts from no pool.
     """
     recipe.validate()
-    if not (recipe.source and recipe.pool):
+    network, pictures = recipe.network, recipe.data.pictures
+    if not (network.source and network.pool):
         raise InputError(
             "this recipe starts from untrained networks: choose one with a source, or give --source and --pool"
         )
-    dataset = load_dataset(recipe.source, data_dir=data_dir, pictures=recipe.pictures)
-    model = build_model(recipe.model, dataset.input_shape, dataset.num_classes, weights=recipe.weights)
-    about = {"model": recipe.model, "weights": recipe.weights}
-    return pretrain(Path(recipe.pool), model, dataset, about=about, **options)
+    dataset = load_dataset(network.source, data_dir=data_dir, pictures=pictures)
+    model = build_model(network.model, dataset.input_shape, dataset.num_classes, weights=network.weights)
+    about = {"model": network.model, "weights": network.weights}
+    return pretrain(Path(network.pool), model, dataset, about=about, **options)
 
 
 def _trainer(model: Model, dataset: Dataset, training: Training, seed: int) -> Callable[[np.ndarray], Any]:

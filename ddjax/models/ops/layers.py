@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ddjax.models.ops.gates import max_of_four
-from ddjax.models.ops.planes import Planes, from_planes, to_planes
-from ddjax.models.ops.planes import conv_max_pool as planes_conv_max_pool
+from ddjax.models.ops.planes import Planes, conv_max_pool as planes_conv_max_pool, from_planes, to_planes
 from ddjax.models.ops.product import product
 
 Pictures = jax.Array | Planes

@@ -1,0 +1,61 @@
+"""`ddjax pretrain`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from ddjax.cli.places import DataDir
+from ddjax.recipes import RECIPES, get_recipe
+
+_WITH_SOURCE = ", ".join(name for name, make in RECIPES.items() if make().network.source)
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train the networks that a recipe starts from, on its source data, and save them in one file."""
+
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE", help=f"One of {_WITH_SOURCE}.")]
+    num_nets: int = 100
+    """Networks to distil with."""
+    test_nets: int = 20
+    """Networks held out for tests."""
+    steps: int = 1000
+    """Steps of Adam for each network, its rate decayed to zero."""
+    batch_size: int = 128
+    """Real examples in each step."""
+    lr: float = 2e-3
+    """Peak rate of Adam."""
+    seed: int = 0
+    """Seed of the networks' weights and batches."""
+    source: str | None = None
+    """Data set to train on, if not the recipe's source."""
+    pictures: str | None = None
+    """Shape of the pictures, as 28x28x1, if not the recipe's."""
+    model: str | None = None
+    """Network, if not the recipe's."""
+    pool: str | None = None
+    """File to write, if not the recipe's pool."""
+    resume: bool = False
+    """Go on with an unfinished pool, or enlarge a finished one."""
+    data_dir: DataDir = None
+
+    def run(self) -> None:
+        changes = {name: getattr(self, name) for name in ("source", "pictures", "model", "pool")}
+        recipe = get_recipe(self.recipe).replace(**{name: v for name, v in changes.items() if v is not None})
+        from ddjax.training import devices
+
+        devices.use_all_cores()
+        from ddjax.show import tables
+        from ddjax.training.pretrain import Training, pretrain_for
+
+        pool = pretrain_for(
+            recipe,
+            num_nets=self.num_nets,
+            test_nets=self.test_nets,
+            training=Training(self.steps, self.batch_size, self.lr),
+            seed=self.seed,
+            resume=self.resume,
+            data_dir=self.data_dir,
+        )
+        print(tables.pool_lines(pool.metadata, str(recipe.network.pool)))

@@ -1,0 +1,95 @@
+"""The outer loop of a recipe: its optimiser, its steps, where it starts, and how a candidate is scored."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddjax.core.distilled import DistilledData, init_distilled
+from ddjax.core.inits import Init
+from ddjax.core.inner import unroll
+from ddjax.core.losses import Params
+from ddjax.core.meta import Layout
+from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
+from ddjax.data import Split, draw_batch
+from ddjax.evaluation.measure import score
+from ddjax.evaluation.real_sets import random_sets
+from ddjax.experiment.setup import Experiment
+from ddjax.recipes import Outer
+from ddjax.training.loop import Validate
+
+
+def make_optimizer(settings: Outer) -> optax.GradientTransformation:
+    """Adam with cosine decay to zero, on a meta-gradient clipped by its global norm; log learning rates at their own rate."""
+
+    def adam(lr: float) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(lr, settings.outer_steps), b1=settings.b1, b2=settings.b2)
+
+    def part_of(distilled: DistilledData) -> Any:
+        return DistilledData(images="images", labels="images", log_lrs="log_lrs")  # type: ignore[arg-type]
+
+    rates = {"images": adam(settings.lr), "log_lrs": adam(settings.lr_log_lrs)}
+    bounded = optax.identity() if settings.clip is None else optax.clip_by_global_norm(settings.clip)
+    return optax.chain(bounded, optax.partition(rates, part_of))
+
+
+def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
+    """The outer loop of a recipe; its step's data set is `Experiment.data`."""
+    settings, classes = experiment.recipe.outer, experiment.dataset.num_classes
+
+    def draw(key: jax.Array, split: Split) -> tuple[jax.Array, jax.Array]:
+        inputs, labels = draw_batch(key, split, settings.batch_size)
+        return inputs, jax.nn.one_hot(labels, classes)
+
+    def from_weights(init: Init) -> Distiller:
+        problem = experiment.problem._replace(init=init)
+        return make_distiller(
+            problem,
+            make_optimizer(settings),
+            draw,
+            num_nets=settings.num_nets,
+            ema_decay=settings.ema,
+            layout=layout,
+        )
+
+    def step(key: jax.Array, state: DistillState, data: tuple[Split, Init]) -> tuple[DistillState, Info]:
+        split, init = data
+        with jax.default_matmul_precision(settings.precision):
+            return from_weights(init).step(key, state, split)
+
+    return Distiller(from_weights(experiment.starts.draw).init, step)
+
+
+def first_iterate(experiment: Experiment) -> DistilledData:
+    """Where the outer loop starts: images from N(0, 1), or real ones of the same classes."""
+    settings, key = experiment.recipe.inner, experiment.stream("images")
+    distilled = init_distilled(
+        key,
+        input_shape=experiment.dataset.input_shape,
+        num_classes=experiment.dataset.num_classes,
+        steps=settings.steps,
+        epochs=settings.epochs,
+        per_class=settings.per_class,
+        learning_rate=settings.inner_lr,
+        targets=experiment.problem.targets,
+    )
+    if settings.start == "real":
+        distilled = distilled._replace(images=random_sets(key, distilled, experiment.train, 1)[0])
+    return distilled
+
+
+def make_validation(experiment: Experiment) -> Validate:
+    """Mean accuracy and loss on held-out training data, over the same networks every time."""
+    problem, valid = experiment.problem, experiment.outer(experiment.valid)
+
+    @jax.jit
+    def scores(distilled: DistilledData, params_V: Params, valid: Split) -> tuple[jax.Array, jax.Array]:
+        def one_network(params: Params) -> tuple[jax.Array, jax.Array]:
+            params = unroll(problem.inner_loss, params, distilled, **problem.unroll_options)
+            return score(problem.apply, params, valid)
+
+        accuracy, loss = jax.vmap(one_network)(params_V)
+        return jnp.mean(accuracy), jnp.mean(loss)
+
+    return lambda distilled: scores(distilled, experiment.starts.valid, valid)
