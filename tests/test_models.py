@@ -9,55 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import (
+    assert_same_derivatives,
+    native_conv,
+    native_conv_max_pool,
+    native_pool,
+    random_arrays,
+)
 
 import ddjax
 from ddjax.core import losses
 from ddjax.errors import InputError
 from ddjax.models import MODELS, build_model, from_linen, from_nnx
 from ddjax.models.ops import gates, layers
-
-
-def native_conv(inputs, kernel, padding, stride=1):
-    dimensions, pads = ("NHWC", "HWIO", "NHWC"), [(padding, padding)] * 2
-    return jax.lax.conv_general_dilated(inputs, kernel, (stride, stride), pads, dimension_numbers=dimensions)
-
-
-def native_pool(inputs, size, stride, padding):
-    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    return jax.lax.reduce_window(inputs, -np.inf, jax.lax.max, (1, size, size, 1), (1, stride, stride, 1), pads)
-
-
-def native_conv_max_pool(inputs, kernel, padding):
-    return native_pool(native_conv(inputs, kernel, padding), 2, 2, 0)
-
-
-def random_arrays(*shapes, seed=0, dtype: Any = np.float64):
-    rng = np.random.RandomState(seed)
-    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
-
-
-def all_derivatives(function, *arguments):
-    """Value, gradient, and Hessian times a direction that moves every argument, of a function of any shape."""
-
-    def scalar(*arguments):
-        out = function(*arguments)
-        weights = jnp.sin(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
-        return jnp.sum(weights * (out + jnp.sin(out)))
-
-    tangents = random_arrays(*(a.shape for a in arguments), seed=1, dtype=arguments[0].dtype)
-    gradient = jax.grad(scalar, argnums=tuple(range(len(arguments))))
-    return function(*arguments), *jax.jvp(gradient, arguments, tangents)
-
-
-def assert_same_derivatives(ours, reference, *arguments, tolerance=1e-11):
-    """Each array within `tolerance` of its largest entry."""
-    found, expected = (jax.jit(partial(all_derivatives, f))(*arguments) for f in (ours, reference))
-
-    def compare(a, b):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.max(jnp.abs(b))))
-
-    jax.tree.map(compare, found, expected)
 
 
 @pytest.fixture(params=["cpu", "elsewhere"])

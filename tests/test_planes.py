@@ -1,4 +1,4 @@
-"""Convolution as matrix products, batch last: products, layout and derivatives against JAX's own operations in float64."""
+"""Convolution as matrix products, batch last: layout and derivatives against JAX's own operations in float64."""
 
 from functools import partial
 
@@ -6,71 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_models import all_derivatives, assert_same_derivatives, native_conv_max_pool, random_arrays
+from helpers import all_derivatives, assert_same_derivatives, native_conv_max_pool, random_arrays
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, learned_labels
 from ddjax.core.meta import Problem, meta_gradient
 from ddjax.models import build_model
 from ddjax.models.ops import layers, planes
-from ddjax.models.ops.product import product
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-# Axes that are contracted -> the same in the notation of einsum; j is the contracted one.
-AXES = {(1, 0): "ij,jk->ik", (1, 1): "ij,kj->ik", (0, 0): "ji,jk->ik", (0, 1): "ji,kj->ik"}
-SIZES = {"i": 3, "j": 4, "k": 5}
-
-each_pair_of_axes = pytest.mark.parametrize("axes", AXES, ids="{0[0]}-{0[1]}".format)
-
-
-def pair_of(axes):
-    """The product, its reference, and the shapes of its operands."""
-    a, b = AXES[axes].split("->")[0].split(",")
-    shapes = [tuple(SIZES[index] for index in operand) for operand in (a, b)]
-    return lambda a, b: product(a, b, *axes), partial(jnp.einsum, AXES[axes]), shapes
-
-
-@each_pair_of_axes
-def test_product_equals_einsum(axes):
-    """Value, gradients, and derivatives of the gradients forwards and in reverse."""
-    ours, reference, shapes = pair_of(axes)
-    a, b = random_arrays(*shapes)
-    assert_same_derivatives(ours, reference, a, b)
-
-    def reverse_over_reverse(function):
-        def slope(a, b):
-            return sum(map(jnp.sum, jax.grad(lambda a, b: jnp.sum(jnp.sin(function(a, b))), argnums=(0, 1))(a, b)))
-
-        return jax.grad(slope, argnums=(0, 1))(a, b)
-
-    for found, expected in zip(reverse_over_reverse(ours), reverse_over_reverse(reference), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
-
-
-def test_product_is_by_default_that_of_matrices():
-    a, b = random_arrays((3, 4), (4, 5))
-    np.testing.assert_allclose(product(a, b), a @ b, rtol=1e-12)
-
-
-@each_pair_of_axes
-@pytest.mark.parametrize("batched", [(0, None), (None, 0), (0, 0), (2, 1)], ids=str)
-def test_vmap_of_product_equals_einsum(axes, batched):
-    """Of the product, which is then differentiated, and of its derivatives."""
-    ours, reference, shapes = pair_of(axes)
-    shapes = [s if axis is None else (*s[:axis], 2, *s[axis:]) for s, axis in zip(shapes, batched, strict=True)]
-    operands = random_arrays(*shapes)
-    assert_same_derivatives(jax.vmap(ours, batched), jax.vmap(reference, batched), *operands)
-    found, expected = (jax.vmap(partial(all_derivatives, f), batched)(*operands) for f in (ours, reference))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), found, expected)
-
-
-@each_pair_of_axes
-def test_derivatives_of_product_transpose_nothing(axes):
-    """Which is what it is for: those of JAX's own product do, unless both last axes are contracted."""
-    ours, reference, shapes = pair_of(axes)
-    jaxprs = [str(jax.make_jaxpr(partial(all_derivatives, f))(*random_arrays(*shapes))) for f in (ours, reference)]
-    assert ["transpose[" in jaxpr for jaxpr in jaxprs] == [False, axes != (1, 1)]
 
 
 def test_planes_of_any_blocks_are_read_back():

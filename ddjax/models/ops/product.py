@@ -3,15 +3,18 @@
 JAX differentiates a product into a product and a transposition. XLA folds that transposition away where it stands alone,
 but not where two such products are added, which is what every second derivative does; then whole activations are copied
 to be turned round. Here each derivative is asked for in its final order.
+
+That takes a primitive (docs.jax.dev, "JAX Internals: primitives"): a custom derivative would not outlive the first one.
+All that it needs of JAX is in `_registered`, which says so where a future JAX no longer has it.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+
+_TESTED = "0.10.0 to 0.10.2"
 
 
 def product(a: jax.Array, b: jax.Array, axis_a: int = 1, axis_b: int = 0) -> jax.Array:
@@ -20,11 +23,14 @@ def product(a: jax.Array, b: jax.Array, axis_a: int = 1, axis_b: int = 0) -> jax
     By default a @ b. Both are two-dimensional and of one dtype; derivatives of every order and `vmap` are supported.
     Under `jax.default_matmul_precision("bfloat16")` both are rounded to bfloat16 and their products summed in their own
     dtype, on every backend; any other precision is left to JAX.
+
+    Raises:
+      TypeError: a and b differ in dtype.
     """
     if a.dtype != b.dtype:
         raise TypeError(f"product of {a.dtype} and {b.dtype}: give both one dtype")
-    precision = getattr(jax.config, "jax_default_matmul_precision", None)
-    return _product_p.bind(a, b, axis_a=axis_a, axis_b=axis_b, precision=precision)
+    precision = cast(Any, jax.config).jax_default_matmul_precision
+    return cast(jax.Array, _product_p.bind(a, b, axis_a=axis_a, axis_b=axis_b, precision=precision))
 
 
 def _dot(a: jax.Array, b: jax.Array, *, axis_a: int, axis_b: int, precision: str | None) -> jax.Array:
@@ -33,10 +39,6 @@ def _dot(a: jax.Array, b: jax.Array, *, axis_a: int, axis_b: int, precision: str
         a16, b16 = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
         return jax.lax.dot_general(a16, b16, dimensions, preferred_element_type=a.dtype)
     return jax.lax.dot_general(a, b, dimensions, precision=precision)
-
-
-def _shape(a: Any, b: Any, *, axis_a: int, axis_b: int, precision: str | None) -> Any:
-    return jax.core.ShapedArray((a.shape[1 - axis_a], b.shape[1 - axis_b]), a.dtype)
 
 
 def _cotangent_a(
@@ -57,9 +59,30 @@ def _batched(arguments: Any, axes: Any, *, axis_a: int, axis_b: int, precision: 
     return jax.vmap(partial(_dot, axis_a=axis_a, axis_b=axis_b, precision=precision), in_axes=axes)(*arguments), 0
 
 
-_product_p = Primitive("product")
-_product_p.def_impl(jax.jit(_dot, static_argnames=("axis_a", "axis_b", "precision")))
-_product_p.def_abstract_eval(_shape)
-mlir.register_lowering(_product_p, mlir.lower_fun(_dot, multiple_results=False))
-ad.defbilinear(_product_p, _cotangent_a, _cotangent_b)
-batching.primitive_batchers[_product_p] = _batched
+def _registered() -> Any:
+    """The primitive, and how it is computed, typed, compiled, differentiated and batched."""
+    from jax.core import ShapedArray
+    from jax.extend.core import Primitive
+    from jax.interpreters.ad import defbilinear
+    from jax.interpreters.batching import primitive_batchers
+    from jax.interpreters.mlir import lower_fun, register_lowering
+
+    def typed(a: ShapedArray, b: ShapedArray, *, axis_a: int, axis_b: int, precision: str | None) -> ShapedArray:
+        return ShapedArray((a.shape[1 - axis_a], b.shape[1 - axis_b]), a.dtype)
+
+    primitive: Any = Primitive("product")
+    primitive.def_impl(jax.jit(_dot, static_argnames=("axis_a", "axis_b", "precision")))
+    primitive.def_abstract_eval(typed)
+    register_lowering(primitive, lower_fun(_dot, multiple_results=False))
+    cast(Any, defbilinear)(primitive, _cotangent_a, _cotangent_b)
+    primitive_batchers[primitive] = _batched
+    return primitive
+
+
+try:
+    _product_p = _registered()
+except (ImportError, AttributeError, TypeError) as error:
+    raise ImportError(
+        f"ddjax was tested with jax {_TESTED}, and jax {jax.__version__} has changed what ddjax/models/ops/product.py is "
+        f"made of ({error}): install one of those versions, or a newer ddjax"
+    ) from error
