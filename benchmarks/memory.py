@@ -15,7 +15,6 @@ process of its own, on one core: what the compiled step needs in all, and the mo
 """
 
 import argparse
-import dataclasses
 import os
 import resource
 from collections.abc import Callable

@@ -12,7 +12,6 @@ so all see the same machine. The pictures are random: nothing is downloaded. `--
 """
 
 import argparse
-import dataclasses
 import os
 import time
 from typing import Any

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.metadata
 import io
 import json
-import math
 import shutil
 import subprocess
 import sys

@@ -1,6 +1,5 @@
 """ddjax.experiment: what a run starts from, and what it does as a whole to the compiler and to the arithmetic."""
 
-import dataclasses
 import logging
 
 import jax
@@ -11,7 +10,7 @@ from ddjax.core import inits
 from ddjax.core.meta import Layout
 from ddjax.data import load_dataset, normalise
 from ddjax.errors import InputError
-from ddjax.experiment import distill as distilling, outer, setup as experiment
+from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.recipes import Recipe, get_recipe
 from ddjax.training.pretrain import Training, pretrain_for
 

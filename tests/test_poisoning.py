@@ -20,7 +20,7 @@ from ddjax.evaluation.poisoning import poisoning_summary
 from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.experiment.setup import outer_labels
 from ddjax.recipes import Recipe
-from ddjax.show import tables as report
+from ddjax.show import tables
 from ddjax.storage import artifact
 from ddjax.training.pretrain import Training, load_pool, pretrain_for
 
@@ -93,7 +93,7 @@ def test_the_table_shows_the_figures():
         "distilled": {"accuracy_mean": 1.0, "accuracy_std": 0.0, "accuracy_before_mean": 2.0, "num_nets": 2},
         "poisoning": poisoning_summary(CONFUSIONS, np.array([2, 1, 2])),
     }
-    lines = [" ".join(line.split()) for line in report.summary_table(summary).splitlines()]
+    lines = [" ".join(line.split()) for line in tables.summary_table(summary).splitlines()]
     assert lines[1:] == [
         "true labels, before 86.25 ± 13.75 2 networks",
         "true labels, after 61.25 ± 8.75 2 networks",

@@ -427,7 +427,5 @@ def test_a_recipe_says_what_is_trained_on_what(tmp_path, digits):
         "model": "linear",
         "weights": "he",
     }
-    message = refused(
-        pretrain_for, recipe.replace(weights="xavier"), num_nets=1, test_nets=1, resume=True, **options
-    )
+    message = refused(pretrain_for, recipe.replace(weights="xavier"), num_nets=1, test_nets=1, resume=True, **options)
     assert "weights he there, xavier now" in message

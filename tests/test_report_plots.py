@@ -1,6 +1,10 @@
 """Tables, word for word; pictures, by what is in the figures and in the files."""
 
-import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Evaluation
 from ddjax.recipes import Recipe
-from ddjax.show import plots, tables as report
+from ddjax.show import plots, tables
 from ddjax.storage.artifact import Artifact
 
 # Tables
@@ -45,41 +49,54 @@ SUMMARY = {
 }
 
 FIXED_TABLE = """\
-digits: accuracy on the 400 test examples of digits, %
+digits: accuracy on the 400 test examples, %
   before training                        9.87
   10 distilled images, 1 step           96.50  1 network
   10 random real images, 1 step  45.68 ± 5.50  20 sets, rate 0.03
   all 1281 training images              99.00  Adam, 2000 steps of 128"""
 
 RANDOM_TABLE = """\
-digits: accuracy on the 400 test examples of digits, %
+shapes, recipe mnist-random: accuracy on the 400 test examples, %
   before training                           9.87
   100 distilled images, 30 steps    79.50 ± 8.12  200 networks
   100 random real images, 30 steps         45.68  1 set, rate 1
-  all 1281 training images                 99.00  Adam, 2000 steps of 128"""
+  all 1281 training images          99.00 ± 0.12  Adam, 2000 steps of 128"""
 
 
 def test_table_of_fixed_weights():
-    assert report.summary_table(SUMMARY) == FIXED_TABLE
+    assert tables.summary_table(SUMMARY) == FIXED_TABLE
 
 
 def test_table_of_random_weights():
     many = {"images": 100, "inner_steps": 30, "distilled": scores(79.5, 8.123, nets=200)}
-    one_set = {"random_real": scores(45.678, 5.5, nets=1, chosen="rate 1")}
-    assert report.summary_table({**SUMMARY, **many, **one_set}) == RANDOM_TABLE
+    others = {
+        "random_real": scores(45.678, 5.5, nets=1, chosen="rate 1"),
+        "all_data": {**SUMMARY["all_data"], "accuracy_std": 0.123, "num_nets": 3},
+    }
+    named = {"name": "mnist-random", "data": "shapes"}
+    assert tables.summary_table({**SUMMARY, **many, **others, **named}) == RANDOM_TABLE
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "title"),
+    [("digits", "shapes", "shapes, recipe digits"), ("custom", "shapes", "shapes"), ("digits", "digits", "digits")],
+)
+def test_the_title_says_the_data_and_the_recipe_as_a_recipe(name, data, title):
+    table = tables.summary_table({**SUMMARY, "name": name, "data": data})
+    assert table.splitlines()[0] == f"{title}: accuracy on the 400 test examples, %"
 
 
 def test_lines_of_an_evaluation():
     accuracy = np.array([[10.0, 50.0, 80.0], [12.0, 60.0, 90.0]])
     loss = np.array([[2.5, 1.0, 0.5], [2.3, 1.2, 0.25]])
-    text = report.evaluation_lines(Evaluation((0, 1, 10), accuracy, loss), 400)
+    text = tables.evaluation_lines(Evaluation((0, 1, 10), accuracy, loss), 400)
     assert text == (
         "2 networks, 400 test examples\n"
         "  after   0 steps: 11.00 ± 1.00 %, loss 2.4000\n"
         "  after    1 step: 55.00 ± 5.00 %, loss 1.1000\n"
         "  after  10 steps: 85.00 ± 5.00 %, loss 0.3750"
     )
-    one = report.evaluation_lines(Evaluation((0, 1), accuracy[:1, :2], loss[:1, :2]), 7)
+    one = tables.evaluation_lines(Evaluation((0, 1), accuracy[:1, :2], loss[:1, :2]), 7)
     assert one.splitlines()[0] == "1 network, 7 test examples"
     assert one.splitlines()[2] == "  after    1 step: 50.00 %, loss 1.0000"
 
@@ -174,18 +191,46 @@ def test_hard_labels_are_names_alone_and_grey_is_grey(tmp_path, figures):
     assert np.abs(pixels - pixels[..., :1]).max() == 0
 
 
-@pytest.mark.parametrize("shape", [(6,), (1,), (5, 4), (6, 6, 2), (1, 1, 1), (3, 1, 1), (1, 3, 3)])
-def test_any_feature_shape_is_drawn(tmp_path, figures, shape):
+@pytest.mark.parametrize(("shape", "expected"), [((1, 1, 1), (1, 1)), ((3, 1, 1), (3, 1)), ((1, 3, 3), (1, 3, 3))])
+def test_small_pictures_are_pictures(tmp_path, figures, shape, expected):
     plots.plot_images(make(shape), tmp_path / "images.png")
-    array = figures[0].axes[0].images[0].get_array()
-    pictures = len(shape) == 3 and shape[-1] in (1, 3)
-    expected = {1: shape[:2], 3: shape}[shape[-1]] if pictures else (1, np.prod(shape))
-    assert array.shape == tuple(expected)
+    assert figures[0].axes[0].images[0].get_array().shape == expected
     assert min(decoded(tmp_path / "images.png").shape[:2]) > 60
 
 
-def test_constant_images_do_not_divide_by_zero(tmp_path):
-    artifact = make((8, 8, 1), steps=1)
+@pytest.mark.parametrize("shape", [(6,), (1,), (784,), (6, 6, 2)])
+def test_what_is_no_picture_is_a_curve_on_the_scale_of_its_step(tmp_path, figures, shape):
+    artifact = make(shape)
+    plots.plot_images(artifact, tmp_path / "images.png")
+    assert len(figures[0].axes) == 8
+    for axis, example in zip(figures[0].axes, artifact.distilled.images.reshape(8, -1), strict=True):
+        np.testing.assert_array_equal(axis.get_lines()[0].get_ydata(), example)
+        assert not axis.images
+    for row in (0, 1):
+        limits = {axis.get_ylim() for axis in figures[0].axes[4 * row : 4 * row + 4]}
+        values = artifact.distilled.images[row]
+        assert len(limits) == 1 and limits.pop() == pytest.approx(
+            (1.1 * values.min() - 0.1 * values.max(), 1.1 * values.max() - 0.1 * values.min())
+        )
+    assert min(decoded(tmp_path / "images.png").shape[:2]) > 60
+
+
+def test_a_sequence_is_a_map_from_left_to_right(tmp_path, figures):
+    artifact = make((5, 4))
+    plots.plot_images(artifact, tmp_path / "images.png")
+    for axis, example in zip(figures[0].axes, artifact.distilled.images.reshape(8, 5, 4), strict=True):
+        np.testing.assert_array_equal(axis.images[0].get_array(), example.T)
+    for row in (0, 1):
+        values = artifact.distilled.images[row]
+        assert {axis.images[0].get_clim() for axis in figures[0].axes[4 * row : 4 * row + 4]} == {
+            (values.min(), values.max())
+        }
+    assert min(decoded(tmp_path / "images.png").shape[:2]) > 60
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (6,), (5, 4)])
+def test_constant_images_do_not_divide_by_zero(tmp_path, shape):
+    artifact = make(shape, steps=1)
     constant = artifact.distilled._replace(images=np.zeros_like(artifact.distilled.images))
     plots.plot_images(artifact._replace(distilled=constant), tmp_path / "images.png")
     decoded(tmp_path / "images.png")
@@ -258,9 +303,24 @@ def test_a_lacking_header_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_many_figures_are_not_kept_open(tmp_path):
-    from matplotlib import pyplot
-
-    before = pyplot.get_fignums()
-    plots.plot_run(make((6,)), [row(10, 2.0, 0.25)], tmp_path)
-    assert pyplot.get_fignums() == before
+def test_the_matplotlib_of_the_user_is_left_alone(tmp_path):
+    """In a process of its own, with a backend that the user has chosen."""
+    script = f"""
+import json, sys
+import matplotlib
+matplotlib.use("svg")
+from ddjax.show import plots
+from test_report_plots import make, row
+from pathlib import Path
+plots.plot_run(make((6,)), [row(10, 2.0, 0.25)], Path({str(tmp_path)!r}))
+print(json.dumps([matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
+    )
+    assert json.loads(result.stdout) == ["svg", False]
+    assert len(list(tmp_path.iterdir())) == 3

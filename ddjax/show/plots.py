@@ -1,29 +1,29 @@
-"""Pictures of a run: the distilled images, the curve of the outer loop, the learned learning rates."""
+"""Pictures of a run: the distilled images, the curve of the outer loop, the learned learning rates.
+
+Figures are made without pyplot, which keeps a process-wide state, a backend among it, that is the user's own.
+"""
 
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from ddjax.data import denormalise
 from ddjax.errors import InputError
 from ddjax.storage.artifact import Artifact
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-
 _DPI = 120
 
 
 def plot_images(artifact: Artifact, path: Path) -> None:
-    """One row a step, one column an image, with its class; learning rates of the step's epochs at the left.
+    """One row a step, one column an example, with its class; learning rates of the step's epochs at the left.
 
-    A step of more than 20 images takes several rows of ten. Pictures are de-normalised. Distilled pixels leave the range of
-    real ones, so each step is scaled to its own 1st to 99th percentile; examples that are not pictures are drawn as one strip
-    of values each.
+    A step of more than 20 examples takes several rows of ten. Pictures are de-normalised. Distilled pixels leave the range of
+    real ones, so each step is scaled to its own 1st to 99th percentile. What is no picture is drawn as the network reads it,
+    on one scale a step: a sequence [L, D] as a map, from left to right; anything else as a curve over its values, and zero.
     """
     images, labels, log_lrs = artifact.distilled
     names = artifact.metadata["class_names"]
@@ -32,31 +32,36 @@ def plot_images(artifact: Artifact, path: Path) -> None:
     columns = count if count <= 20 else 10
     lines = -(-count // columns)  # rows that one step takes
     pictures = images.ndim == 5 and images.shape[-1] in (1, 3)
-    gray = pictures and images.shape[-1] == 1
-    size = 1.0 if pictures else 0.6
-    fig = Figure(figsize=(columns * 1.0 + 1.3, steps * lines * (size + 0.28) + 0.3), layout="constrained")
+    width, height = (1.0, 1.28) if pictures else (1.5, 1.1)
+    fig = Figure(figsize=(columns * width + 1.3, steps * lines * height + 0.3), layout="constrained")
     axes = fig.subplots(steps * lines, columns, squeeze=False)
     for step in range(steps):
-        shown = denormalise(images[step], mean, std) if pictures else images[step].reshape(count, 1, -1)
-        low, high = np.percentile(shown, (1, 99))
-        shown = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+        shown = denormalise(images[step], mean, std) if pictures else images[step]
+        low, high = np.percentile(shown, (1, 99) if pictures else (0, 100))
         places = axes[step * lines : (step + 1) * lines].ravel()
         for axis in places[count:]:
             axis.set_axis_off()
-        for axis, picture, label in zip(places, shown, np.asarray(labels[step]), strict=False):
-            axis.imshow(
-                picture[..., 0] if gray else picture,
-                cmap="gray" if gray else "viridis",
-                aspect=None if pictures else "auto",
-                vmin=0,
-                vmax=1,
-            )
+        for axis, example, label in zip(places, np.asarray(shown), np.asarray(labels[step]), strict=False):
+            _draw(axis, example, low, max(high, low + 1e-12), pictures)
             axis.set_xticks([])
             axis.set_yticks([])
             axis.set_title(_label(label, names), fontsize=8, pad=2)
         lrs = ", ".join(f"{lr:.3g}" for lr in np.exp(log_lrs[:, step]))
         places[0].set_ylabel(f"step {step + 1}\nlr {lrs}", fontsize=7, rotation=0, ha="right", va="center")
     fig.savefig(path, dpi=_DPI)
+
+
+def _draw(axis: Axes, example: np.ndarray, low: float, high: float, picture: bool) -> None:
+    """One example, on a scale from low to high that its step shares."""
+    if picture:
+        shown = np.clip((example - low) / (high - low), 0, 1)
+        axis.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+    elif example.ndim == 2:
+        axis.imshow(example.T, cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    else:
+        axis.plot(example.ravel(), marker="." if example.size <= 64 else "", linewidth=0.8)
+        axis.axhline(0, color="gray", linewidth=0.5)
+        axis.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
 
 
 def _label(probabilities: np.ndarray, names: list[str]) -> str:
@@ -68,7 +73,8 @@ def _label(probabilities: np.ndarray, names: list[str]) -> str:
 def plot_curve(metrics: list[dict[str, Any]], path: Path) -> None:
     """Outer loss, and accuracy on held-out training data, against outer steps."""
     steps = [row["step"] for row in metrics]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    fig = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = fig.subplots(1, 2)
     left.plot(steps, [row["loss"] for row in metrics], label="training batches")
     left.plot(steps, [row["valid_loss"] for row in metrics], label="held-out")
     left.set(xlabel="outer step", ylabel="loss at the end of the inner loop", yscale="log")
@@ -80,17 +86,21 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path) -> None:
         right.plot(steps, [100 * row[key] for row in metrics], label=label)
     right.set(xlabel="outer step", ylabel="held-out accuracy, %")
     for axis in (left, right):
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        _finish(axis)
     fig.savefig(path, dpi=_DPI)
-    plt.close(fig)
+
+
+def _finish(axis: Axes) -> None:
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
 
 
 def plot_learning_rates(artifact: Artifact, path: Path) -> None:
     """The learned learning rate of each inner step, epoch after epoch."""
     lrs = np.exp(artifact.distilled.log_lrs)
     epochs, steps = lrs.shape
-    fig, axis = plt.subplots(figsize=(max(4, 0.15 * lrs.size + 2), 3.2), layout="constrained")
+    fig = Figure(figsize=(max(4, 0.15 * lrs.size + 2), 3.2), layout="constrained")
+    axis = fig.subplots()
     for epoch in range(epochs):
         axis.plot(np.arange(1, steps + 1) + epoch * steps, lrs[epoch], "o-", label=f"epoch {epoch + 1}")
     axis.axhline(
@@ -99,10 +109,8 @@ def plot_learning_rates(artifact: Artifact, path: Path) -> None:
     axis.set(xlabel="inner step", ylabel="learning rate", yscale="log")
     axis.set_xlim(0.5, lrs.size + 0.5)  # a lone step would otherwise get an axis of fractions
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    _finish(axis)
     fig.savefig(path, dpi=_DPI)
-    plt.close(fig)
 
 
 def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
@@ -124,7 +132,8 @@ def plot_ablation(points: list[dict[str, Any]], path: Path) -> None:
 
     points: rows of `paper.json` that are measured.
     """
-    fig, axis = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    fig = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axis = fig.subplots()
     for column in dict.fromkeys(point["column"] for point in points):
         own = [point for point in points if point["column"] == column]
         x = [int(point["row"].split(" = ")[1]) for point in own]
@@ -135,7 +144,5 @@ def plot_ablation(points: list[dict[str, Any]], path: Path) -> None:
     axis.set_xticks(sorted({int(point["row"].split(" = ")[1]) for point in points}))
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    _finish(axis)
     fig.savefig(path, dpi=_DPI)
-    plt.close(fig)

@@ -6,7 +6,10 @@ import numpy as np
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """The table at the end of a run: what the distilled data do, and what else the same steps could have done."""
+    """The table at the end of a run: what the distilled data do, and what else the same steps could have done.
+
+    Its title says whose test examples they are, and by which recipe where that goes by another name: "shapes, recipe digits".
+    """
     distilled, images, steps = summary["distilled"], summary["images"], _count(summary["inner_steps"], "step")
     nets = _count(distilled["num_nets"], "network")
     rows = [
@@ -26,12 +29,14 @@ def summary_table(summary: dict[str, Any]) -> str:
             (f"{images} random real images, {steps}", figure, f"{_count(real['num_nets'], 'set')}, {real['chosen']}"),
             (
                 f"all {summary['num_train']} training images",
-                _percent(full["accuracy_mean"]),
+                _percent(full["accuracy_mean"], full["accuracy_std"], full["num_nets"]),
                 full["chosen"],
             ),
         ]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    title = f"{summary['name']}: accuracy on the {summary['num_test']} test examples of {summary['data']}, %"
+    name, data = summary["name"], summary["data"]
+    recipe = "" if name in (data, "custom") else f", recipe {name}"
+    title = f"{data}{recipe}: accuracy on the {summary['num_test']} test examples, %"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     return "\n".join([title, *lines])
 
