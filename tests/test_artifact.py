@@ -312,7 +312,7 @@ def numpy_accuracy(path, inputs, labels):
             x = tensors["images"][s].reshape(len(tensors["images"][s]), -1)
             gradient = numpy_gradient(theta, x, tensors["labels"][s])
             theta = {name: theta[name] - lrs[e, s] * gradient[name] for name in theta}
-    x = (inputs / 255 - np.array(header["mean"])) / np.array(header["std"])
+    x = (inputs / 255 - np.array(header["transform"]["mean"])) / np.array(header["transform"]["std"])
     logits = numpy_mlp(theta, x.reshape(len(x), -1))[1]
     return 100 * np.mean(logits.argmax(axis=1) == labels), header
 

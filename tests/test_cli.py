@@ -711,8 +711,10 @@ WRONG_ARTEFACTS = {
     "strange recipe": (lambda t, h: h["recipe"].update(colour="red"), "misstates"),
     "recipe out of range": (lambda t, h: h["recipe"].update(test_nets=0), "--test-nets is 0"),
     "recipe of words": (lambda t, h: h["recipe"].update(test_nets="five"), "--test-nets is 'five': give"),
-    "no mean": (lambda t, h: h.pop("mean"), "lacks or misstates 'mean'"),
-    "short mean": (lambda t, h: h.update(mean=[0.0, 0.0]), "misstates"),
+    "no transform": (lambda t, h: h.pop("transform"), "lacks or misstates 'transform'"),
+    "no mean": (lambda t, h: h["transform"].pop("mean"), "the transform 'standardise' is damaged"),
+    "unknown transform": (lambda t, h: h["transform"].update(kind="zca"), "no transform of kind 'zca': the kinds are"),
+    "short mean": (lambda t, h: h["transform"].update(mean=[0.0] * 2, std=[1.0] * 2), "misstates"),
     "no tensors": (lambda t, h: t.pop("labels"), "lacks the tensors labels"),
     "nan": (lambda t, h: t.update(images=t["images"] * np.float32("nan")), "not finite"),
     "newer": (lambda t, h: h.update(format_version=99), "format version 99"),
@@ -726,7 +728,7 @@ def test_artefacts_that_cannot_be_evaluated(ddjax, vector_run, change, message):
     assert_refused(ddjax, ("evaluate", "a.safetensors", "--data", vector_run / "own.npz"), message)
 
 
-@pytest.mark.parametrize("key", ["mean", "std", "class_names", "recipe"])
+@pytest.mark.parametrize("key", ["transform", "class_names", "recipe"])
 def test_artefacts_that_cannot_be_drawn(ddjax, vector_run, key):
     shutil.copy(vector_run / "out" / "distilled.safetensors", "a.safetensors")
     rewrite(Path("a.safetensors"), lambda t, h: h.pop(key))

@@ -135,7 +135,7 @@ def test_prepare_from_raw_files_and_read_back_as_crops(tmp_path, publish, name, 
     dataset = data.load_dataset(name, pictures=SIZE)
     assert_holds_crops(dataset, expected)
     assert dataset.class_names == NAMES[name] and dataset.source == f"{name}:{folder.name}@{SIZE}"
-    np.testing.assert_array_equal(dataset.mean, np.array(CATALOGUE[name].mean, np.float32))
+    np.testing.assert_array_equal(dataset.transform.mean, CATALOGUE[name].transform.mean)
     assert data.prepare(name) == f"{name} {folder.name} is already prepared in {folder}"
 
 

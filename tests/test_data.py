@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import io
+import json
 import os
 import socket
 import struct
@@ -88,13 +89,12 @@ def test_reads_a_prepared_folder(tmp_path, name):
     assert dataset.source == f"{name}:{entry.version}" and dataset.name == name
     assert dataset.class_names == (stored.class_names or tuple("0123456789"))
     assert dataset.input_shape == stored.input_shape and dataset.num_classes == 10
-    if entry.mean is None:
+    if entry.transform is None:
         scaled = written["train"][0] / 255
-        np.testing.assert_allclose(dataset.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
-        np.testing.assert_allclose(dataset.std, scaled.std(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(dataset.transform.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(dataset.transform.std, scaled.std(axis=(0, 1, 2)), rtol=1e-6)
     else:
-        np.testing.assert_array_equal(dataset.mean, np.array(entry.mean, np.float32))
-        np.testing.assert_array_equal(dataset.std, np.array(entry.std, np.float32))
+        assert dataset.transform is entry.transform
 
 
 def test_reading_prints_nothing(tmp_path):
@@ -424,8 +424,8 @@ def test_own_colour_pictures(tmp_path):
     arrays = own_arrays()
     assert_holds(dataset, {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in COUNTS})
     assert dataset.y_train.dtype == np.int32 and dataset.class_names == ("0", "1", "2") and dataset.name == "own"
-    np.testing.assert_allclose(dataset.mean, (arrays["x_train"] / 255).mean(axis=(0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(dataset.std, (arrays["x_train"] / 255).std(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(dataset.transform.mean, (arrays["x_train"] / 255).mean(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(dataset.transform.std, (arrays["x_train"] / 255).std(axis=(0, 1, 2)), rtol=1e-6)
     assert dataset.source == again.source and dataset.source.startswith(f"{path.resolve()}#")
     changed = arrays["x_test"].copy()
     changed[0, 0, 0, 0] ^= 1
@@ -437,21 +437,21 @@ def test_own_grey_pictures_get_a_channel_axis(tmp_path):
     path = save_own(tmp_path, x_train=arrays["x_train"][..., 0], x_test=arrays["x_test"][..., 0])
     dataset = data.load_dataset(path)
     np.testing.assert_array_equal(dataset.x_train, arrays["x_train"][..., :1])
-    assert dataset.mean.shape == (1,)
+    assert dataset.transform.mean.shape == (1,)
 
 
 def test_own_vectors_names_and_statistics(tmp_path):
     x = np.random.RandomState(0).normal(3, 2, (12, 4))
     dataset = data.load_dataset(save_own(tmp_path, x_train=x, x_test=x[:6]))
-    assert dataset.x_train.dtype == np.float32 and dataset.mean.shape == dataset.std.shape == (1,)
-    np.testing.assert_allclose([dataset.mean[0], dataset.std[0]], [x.mean(), x.std()], rtol=1e-6)
+    assert dataset.x_train.dtype == np.float32
+    np.testing.assert_allclose(dataset.transform, [[x.mean()], [x.std()]], rtol=1e-6)
     names = np.array(["cat", "dog", "eel"])
     dataset = data.load_dataset(
         save_own(tmp_path, x_train=x, x_test=x[:6], class_names=names, mean=np.float64(3), std=np.full(4, 2.0))
     )
     assert dataset.class_names == ("cat", "dog", "eel")
-    np.testing.assert_array_equal(dataset.mean, np.array([3], np.float32))
-    np.testing.assert_array_equal(dataset.std, np.array([2, 2, 2, 2], np.float32))
+    np.testing.assert_array_equal(dataset.transform.mean, np.array([3], np.float32))
+    np.testing.assert_array_equal(dataset.transform.std, np.array([2, 2, 2, 2], np.float32))
 
 
 def test_constant_channel_does_not_divide_by_zero(tmp_path):
@@ -459,8 +459,8 @@ def test_constant_channel_does_not_divide_by_zero(tmp_path):
         x = own_arrays()["x_train"].astype(constant.dtype)
         x[..., 1] = constant
         dataset = data.load_dataset(save_own(tmp_path, x_train=x, x_test=x[:6]))
-        assert dataset.std[1] == 1
-        normalised = data.normalise(dataset.x_train, dataset.mean, dataset.std)
+        assert dataset.transform.std[1] == 1
+        normalised = dataset.transform(dataset.x_train)
         np.testing.assert_allclose(normalised[..., 1], 0, atol=1e-6)
         np.testing.assert_allclose(normalised[..., 0].std(), 1, rtol=1e-5)
 
@@ -565,8 +565,7 @@ def labelled(class_sizes, test=4):
     labels = np.random.RandomState(1).permutation(np.repeat(np.arange(len(class_sizes)), class_sizes)).astype(np.int32)
     x = np.arange(len(labels), dtype=np.float32)[:, None]  # an example's value is its index
     names = tuple(f"class{i}" for i in range(len(class_sizes)))
-    one = np.ones(1, np.float32)
-    return data.Dataset("toy", x, labels, x[:test] + 1000, labels[:test], 0 * one, one, names, "toy")
+    return data.Dataset("toy", x, labels, x[:test] + 1000, labels[:test], data.Standardise.by([0], [1]), names, "toy")
 
 
 def test_hold_out_is_stratified_disjoint_and_complete():
@@ -612,7 +611,7 @@ def test_draw_batch_is_normalised_gathering(dtype):
     inputs = np.random.RandomState(0).randint(0, 256, (50, 4, 4, 3)).astype(dtype)
     mean, std = MEAN, STD
     labels = np.arange(50, dtype=np.int32)  # the label tells which example was drawn
-    split = data.Split(*map(jnp.asarray, (inputs, labels, mean, std)))
+    split = data.Split.on_device(inputs, labels, data.Standardise(mean, std))
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         images, drawn = jax.jit(data.draw_batch, static_argnums=2)(jax.random.key(0), split, 400)
         _, other = data.draw_batch(jax.random.key(1), split, 400)
@@ -624,15 +623,66 @@ def test_draw_batch_is_normalised_gathering(dtype):
     assert not np.array_equal(drawn, other)
 
 
-def test_denormalise_inverts_normalise():
-    inputs = np.random.RandomState(0).randint(0, 256, (5, 4, 4, 3), np.uint8)
-    mean, std = MEAN, STD
-    on_host = data.normalise(inputs, mean, std)
-    assert isinstance(on_host, np.ndarray) and on_host.dtype == np.float32
-    np.testing.assert_allclose(data.denormalise(on_host, mean, std), inputs / 255, atol=1e-6)
-    on_device = data.denormalise(jnp.asarray(on_host), jnp.asarray(mean), jnp.asarray(std))
+def test_standardise_is_this_arithmetic_bit_for_bit():
+    """In NumPy exactly; in JAX, where a compiler may contract, to a rounding."""
+    transform = data.Standardise(MEAN, STD)
+    pixels = np.random.RandomState(0).randint(0, 256, (5, 4, 4, 3), np.uint8)
+    for inputs, scaled in ((pixels, pixels.astype(np.float32) / np.float32(255)), (pixels / 7, np.float32(pixels / 7))):
+        expected = (scaled - MEAN) / STD
+        found = transform(inputs)
+        assert isinstance(found, np.ndarray) and found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+        on_device = jax.jit(lambda transform, inputs: transform(inputs))(transform, jnp.asarray(inputs))
+        assert isinstance(on_device, jax.Array) and on_device.dtype == jnp.float32
+        np.testing.assert_allclose(on_device, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_inverse_of_standardise_gives_pixels_from_0_to_1():
+    transform = data.Standardise(MEAN, STD)
+    pixels = np.random.RandomState(0).randint(0, 256, (5, 4, 4, 3), np.uint8)
+    on_host = transform.inverse(transform(pixels))
+    assert isinstance(on_host, np.ndarray)
+    np.testing.assert_allclose(on_host, pixels / 255, atol=1e-6)
+    on_device = transform.inverse(jnp.asarray(transform(pixels)))
     assert isinstance(on_device, jax.Array)
-    np.testing.assert_allclose(on_device, inputs / 255, atol=1e-6)
+    np.testing.assert_allclose(on_device, pixels / 255, atol=1e-6)
+
+
+def test_a_transform_outlives_json_bit_for_bit():
+    transform = data.Standardise(MEAN, STD)
+    saved = json.loads(json.dumps(transform.to_json()))
+    assert saved == {
+        "kind": "standardise",
+        "mean": [pytest.approx(m) for m in MEAN],
+        "std": [pytest.approx(s) for s in STD],
+    }
+    again = data.transform_from_json(saved)
+    for before, after in zip(transform, again, strict=True):
+        assert after.dtype == np.float32
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        (None, "no transform of kind None: the kinds are standardise"),
+        ({"mean": [0.0], "std": [1.0]}, "no transform of kind None"),
+        ({"kind": ["standardise"]}, "no transform of kind \\['standardise'\\]"),
+        ({"kind": "zca", "matrix": []}, "no transform of kind 'zca'"),
+        ({"kind": "standardise", "mean": [0.0]}, "damaged .*'std'"),
+        ({"kind": "standardise", "mean": [0.0], "std": [1.0], "shift": 0}, "damaged .*'shift'"),
+        ({"kind": "standardise", "mean": [0.0, 1.0], "std": [1.0]}, "damaged .*equally many"),
+        ({"kind": "standardise", "mean": 0.0, "std": 1.0}, "damaged .*equally many"),
+        ({"kind": "standardise", "mean": [0.0], "std": [0.0]}, "damaged .*std above zero"),
+        ({"kind": "standardise", "mean": [float("nan")], "std": [1.0]}, "damaged .*finite"),
+        ({"kind": "standardise", "mean": ["one"], "std": [1.0]}, "damaged .*'one'"),
+        ({"kind": "standardise", "mean": [[0.0], [0.0, 1.0]], "std": [1.0]}, "damaged"),
+    ],
+)
+def test_what_is_no_transform_is_one_line(saved, message):
+    with pytest.raises(InputError, match=message) as excinfo:
+        data.transform_from_json(saved)
+    one_line(excinfo)
 
 
 # The real sets, where they are prepared

@@ -10,7 +10,7 @@ import pytest
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
-from ddjax.data import Split
+from ddjax.data import Split, Standardise
 from ddjax.evaluation.measure import evaluate, score
 
 D, K, S, E, M = 6, 3, 2, 3, 3
@@ -36,7 +36,7 @@ def make_split(size, seed=0):
     labels = rng.permutation(np.arange(size) % K)
     centres = np.array([[60, 120, 120, 60, 120, 120], [120, 60, 120, 120, 60, 120], [120, 120, 60, 120, 120, 60]])
     inputs = np.clip(centres[labels] + rng.normal(0, 40, (size, D)), 0, 255).astype(np.uint8)
-    return Split(jnp.asarray(inputs), jnp.asarray(labels, jnp.int32), jnp.full(1, MEAN), jnp.full(1, STD))
+    return Split(jnp.asarray(inputs), jnp.asarray(labels, jnp.int32), Standardise(jnp.full(1, MEAN), jnp.full(1, STD)))
 
 
 def make_distilled(count=None, seed=1):

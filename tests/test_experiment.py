@@ -8,7 +8,7 @@ import pytest
 
 from ddjax.core import inits
 from ddjax.core.meta import Layout
-from ddjax.data import load_dataset, normalise
+from ddjax.data import load_dataset
 from ddjax.errors import InputError
 from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.recipes import Recipe, get_recipe
@@ -177,7 +177,7 @@ def test_real_images_to_start_from_are_training_images_of_their_class():
     setting = experiment.set_up(SMALL.replace(start="real", steps=2, per_class=2))
     start = experiment.first_iterate(setting)
     train = setting.train
-    known = normalise(*map(np.asarray, (train.inputs, train.mean, train.std))).reshape(len(train.labels), -1)
+    known = setting.dataset.transform(np.asarray(train.inputs)).reshape(len(train.labels), -1)
     found = []
     for image, label in zip(start.images.reshape(40, -1), start.labels.reshape(40, 10), strict=True):
         same = np.flatnonzero(np.all(known == np.asarray(image), axis=1))

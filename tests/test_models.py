@@ -434,8 +434,7 @@ def test_own_network_distils(tmp_path, make):
         y_train=labels[:45].astype(np.int32),
         x_test=inputs[45:],
         y_test=labels[45:].astype(np.int32),
-        mean=np.ones(1, np.float32),
-        std=np.ones(1, np.float32),
+        transform=ddjax.Standardise.by([1], [1]),
         class_names=("a", "b", "c"),
         source="test",
     )

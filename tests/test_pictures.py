@@ -9,7 +9,6 @@ from test_data import random_pictures, write_prepared
 
 from ddjax import data
 from ddjax.data.catalogue import CATALOGUE
-from ddjax.data.dataset import pixel_statistics
 from ddjax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -18,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("own_folders")
 def pictures_set(shape, dtype=np.uint8):
     x = random_pictures(shape, 9)[0].astype(dtype)
     channels = shape[-1]
-    mean, std = np.linspace(0.2, 0.4, channels, dtype=np.float32), np.linspace(0.5, 0.7, channels, dtype=np.float32)
+    transform = data.Standardise.by(np.linspace(0.2, 0.4, channels), np.linspace(0.5, 0.7, channels))
     y = np.arange(9, dtype=np.int32) % 3
-    return data.Dataset("own", x[:6], y[:6], x[6:], y[6:], mean, std, ("a", "b", "c"), "here#1")
+    return data.Dataset("own", x[:6], y[:6], x[6:], y[6:], transform, ("a", "b", "c"), "here#1")
 
 
 @pytest.mark.parametrize(
@@ -96,8 +95,8 @@ def test_float_pictures_stay_floats():
 def test_constants_are_kept_where_they_hold_and_computed_elsewhere():
     grey, colour = pictures_set((8, 8, 1)), pictures_set((8, 8, 3))
     repeated = data.as_pictures(grey, (8, 8, 3))
-    np.testing.assert_array_equal(repeated.mean, np.repeat(grey.mean, 3))
-    np.testing.assert_array_equal(repeated.std, np.repeat(grey.std, 3))
+    for channel in np.moveaxis(repeated.transform(repeated.x_train), -1, 0):
+        np.testing.assert_array_equal(channel, grey.transform(grey.x_train)[..., 0])
     for converted in (
         data.as_pictures(grey, (6, 6, 3)),
         data.as_pictures(grey, (6, 8, 1)),
@@ -105,14 +104,14 @@ def test_constants_are_kept_where_they_hold_and_computed_elsewhere():
         data.as_pictures(colour, (6, 6, 3)),
     ):
         scaled = converted.x_train / 255
-        np.testing.assert_allclose(converted.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
-        np.testing.assert_allclose(converted.std, scaled.std(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(converted.transform.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(converted.transform.std, scaled.std(axis=(0, 1, 2)), rtol=1e-6)
 
 
 def test_statistics_of_many_pictures_are_those_of_all_their_parts():
     x = np.random.RandomState(0).randint(0, 200, (2**24 // 400 + 7, 20, 20, 1), np.uint8)
     x[-1] = 255
-    mean, std = pixel_statistics(x)
+    mean, std = data.Standardise.fitted_to(x)
     assert x.size > 2**24
     np.testing.assert_allclose([mean[0], std[0]], [x.mean() / 255, x.std() / 255], rtol=1e-6)
 
@@ -157,8 +156,11 @@ def test_a_set_without_a_border_gets_one_and_its_pictures_what_is_inside():
         np.testing.assert_array_equal(new[:, 4:24, 4:24, 0], inside)
         outside = new.astype(int).sum() - new[:, 4:24, 4:24].astype(int).sum()
         assert outside == 0
-    mean, std = pixel_statistics(bordered.x_train)
-    assert (bordered.mean, bordered.std, bordered.border) == (mean, std, 0.0)
+    inside = np.pad(np.ones((20, 20)), 4).astype(bool)
+    scaled = bordered.x_train[:, :, :, 0] / 255
+    np.testing.assert_allclose(bordered.transform.mean, 400 / 784 * scaled[:, inside].mean(), rtol=1e-6)
+    np.testing.assert_allclose(bordered.transform.std, scaled.std(), rtol=1e-6)
+    assert bordered.border == 0
     assert bordered.source == "here#1@28x28x1, 20x20 of it filled"
 
 

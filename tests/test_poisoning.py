@@ -13,13 +13,13 @@ import pytest
 from compiled_once import compiled_once
 from test_evaluate import K, apply, init, make_split, normalised
 
-from ddjax.data import load_dataset, normalise
+from ddjax.data import load_dataset
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import confusion, predictions
 from ddjax.evaluation.poisoning import poisoning_summary
 from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.experiment.setup import outer_labels
-from ddjax.recipes import Recipe
+from ddjax.recipes import Data, Recipe
 from ddjax.show import tables
 from ddjax.storage import artifact
 from ddjax.training.pretrain import Training, load_pool, pretrain_for
@@ -230,7 +230,7 @@ def test_the_summary_is_what_numpy_finds_from_the_files(poisoned):
     images, labels, log_lrs = artifact.load(folder).distilled
     assert images.shape[:2] == (1, 10) and log_lrs.shape == (1, 1)
     digits = load_dataset("digits")
-    x = np.asarray(normalise(digits.x_test, digits.mean, digits.std)).reshape(400, -1)
+    x = np.asarray(digits.transform(digits.x_test)).reshape(400, -1)
     pool = load_pool(Path(recipe.network.pool), experiment.recipe_model(recipe, digits))
     confusions = []
     for number in range(3):
@@ -283,9 +283,7 @@ def test_real_images_to_start_from_are_of_their_true_class(poisoned):
     """Or the place of the attacked class could not be filled, nor would the attack begin from true data."""
     setting = experiment.set_up(poisoned[0].replace(start="real"))
     images = np.asarray(experiment.first_iterate(setting).images)[0]
-    known = np.asarray(
-        normalise(np.asarray(setting.train.inputs), *map(np.asarray, (setting.train.mean, setting.train.std)))
-    )
+    known = np.asarray(setting.train.transform(setting.train.inputs))
     for label in (FROM, TO):
         members = known[np.asarray(setting.train.labels) == label]
         assert np.any(np.all(np.abs(members - images[label]) < 1e-6, axis=(1, 2, 3)))

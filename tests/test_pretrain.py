@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -17,7 +16,7 @@ from compiled_once import compiled_once
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData
-from ddjax.data import Split, load_dataset, normalise
+from ddjax.data import Split, load_dataset
 from ddjax.errors import InputError
 from ddjax.models import build_model
 from ddjax.recipes import Recipe, get_recipe
@@ -73,8 +72,7 @@ def same_bits(one: Any, other: Any) -> bool:
 def alone(digits, number, seed=0):
     """Network `number`, trained by a plain call that knows of no pool."""
     model = network(digits)
-    mean, std = jnp.asarray(digits.mean), jnp.asarray(digits.std)
-    real = Split(jnp.asarray(digits.x_train), jnp.asarray(digits.y_train), mean, std)
+    real = Split.on_device(digits.x_train, digits.y_train, digits.transform)
     weights_key, batches_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
     options: dict[str, Any] = TRAINING._asdict()
 
@@ -88,7 +86,7 @@ def alone(digits, number, seed=0):
 
 def percent(digits, params):
     """By NumPy alone, from the weights."""
-    x = np.asarray(normalise(digits.x_test, digits.mean, digits.std)).reshape(len(digits.x_test), -1)
+    x = np.asarray(digits.transform(digits.x_test)).reshape(len(digits.x_test), -1)
     hidden = np.maximum(x @ params["dense1"]["kernel"] + params["dense1"]["bias"], 0)
     logits = hidden @ params["dense2"]["kernel"] + params["dense2"]["bias"]
     return 100 * np.mean(logits.argmax(axis=1) == digits.y_test)

@@ -114,8 +114,7 @@ def make(shape, *, steps=2, epochs=1, classes=4, soft=False):
     channels = shape[-1] if len(shape) == 3 else 1
     metadata = {
         "class_names": [f"class{i}" for i in range(classes)],
-        "mean": [0.5] * channels,
-        "std": [0.25] * channels,
+        "transform": {"kind": "standardise", "mean": [0.5] * channels, "std": [0.25] * channels},
         "recipe": Recipe().to_json(),
     }
     return Artifact(DistilledData(images, labels, log_lrs), metadata, None)
@@ -175,7 +174,7 @@ def test_a_step_of_many_images_takes_rows_of_ten(tmp_path, figures):
 
 def test_channels_are_denormalised_each_by_its_own(tmp_path, figures):
     artifact = make((8, 8, 3), steps=1)
-    artifact.metadata["std"] = [0.1, 0.2, 0.4]
+    artifact.metadata["transform"]["std"] = [0.1, 0.2, 0.4]
     plots.plot_images(artifact, tmp_path / "images.png")
     shown = np.stack([axis.images[0].get_array() for axis in figures[0].axes])
     spread = shown.std(axis=(0, 1, 2))
@@ -297,8 +296,8 @@ def test_a_run_of_one_validation_is_drawn_and_one_of_none_has_no_curve(tmp_path)
 
 def test_a_lacking_header_is_one_line(tmp_path):
     artifact = make((6,))
-    del artifact.metadata["mean"]
-    with pytest.raises(InputError, match="^the artefact's header lacks mean: "):
+    del artifact.metadata["transform"]
+    with pytest.raises(InputError, match="^the artefact's header lacks transform: "):
         plots.plot_run(artifact, [], tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -4,25 +4,25 @@ from ddjax.data.dataset import (
     Dataset,
     MissingDataError,
     Split,
-    denormalise,
     draw_batch,
     hold_out,
-    normalise,
 )
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.sources import DATASETS, load_dataset, prepare
+from ddjax.data.transforms import Standardise, Transform, transform_from_json
 
 __all__ = [
     "DATASETS",
     "Dataset",
     "MissingDataError",
     "Split",
+    "Standardise",
+    "Transform",
     "as_pictures",
-    "denormalise",
     "draw_batch",
     "hold_out",
     "load_dataset",
-    "normalise",
     "parse_shape",
     "prepare",
+    "transform_from_json",
 ]

@@ -1,16 +1,17 @@
 """A data set in memory, its parts on the device, and the batches drawn from them.
 
-Pixels stay as they are stored (uint8 wherever possible) until a batch is drawn: normalisation happens inside the jitted
+Pixels stay as they are stored (uint8 wherever possible) until a batch is drawn: the transform happens inside the jitted
 step, so a device holds one byte a pixel and nothing crosses from the host.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddjax.data.transforms import Transform
 from ddjax.errors import InputError
 
 
@@ -26,7 +27,7 @@ class Dataset:
       name: what it is called in reports.
       x_train, x_test: [N, ...] uint8 or float32; pictures are [N, H, W, C], tables [N, D].
       y_train, y_test: [N] int32 in 0..num_classes-1; every class occurs in y_train.
-      mean, std: [C] float32 for pictures; [1] (or [D]) otherwise. In units of the inputs after uint8 is divided by 255.
+      transform: what is done to inputs before a network reads them.
       class_names: one a class, in label order.
       border: share of a side to leave blank at each edge when the pictures are brought to another shape, as other sets of
         their kind have it and this one has not; in [0, 0.5).
@@ -38,8 +39,7 @@ class Dataset:
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
+    transform: Transform
     class_names: tuple[str, ...]
     source: str
     border: float = 0.0
@@ -57,66 +57,28 @@ class Dataset:
 class Split(NamedTuple):
     """Examples on the device, as stored. A pytree, so it passes through jit as an argument.
 
-    inputs: [N, ...] uint8 or float32, not normalised. labels: [N] int32. mean, std: [C], [1] or [D] float32.
+    inputs: [N, ...] uint8 or float32. labels: [N] int32. transform: what makes of `inputs` what a network reads.
     """
 
     inputs: jax.Array
     labels: jax.Array
-    mean: jax.Array
-    std: jax.Array
+    transform: Transform
 
-
-def _along_last_axis(values: Any, ndim: int) -> Any:
-    return values.reshape((1,) * (ndim - 1) + (-1,))
-
-
-def normalise(inputs: Any, mean: Any, std: Any) -> Any:
-    """(inputs - mean) / std in float32, uint8 being divided by 255 first. NumPy in, NumPy out; JAX likewise; jittable.
-
-    inputs: [..., C] uint8 or float. mean, std: [C] or [1] float32.
-    """
-    scaled = inputs.astype(np.float32)
-    if inputs.dtype == np.uint8:
-        scaled = scaled / np.float32(255)
-    return (scaled - _along_last_axis(mean, inputs.ndim)) / _along_last_axis(std, inputs.ndim)
-
-
-def denormalise(images: Any, mean: Any, std: Any) -> Any:
-    """The inverse of `normalise`: [..., C] float32, in [0, 1] for what came from uint8. Values are not clipped."""
-    return images * _along_last_axis(std, images.ndim) + _along_last_axis(mean, images.ndim)
+    @classmethod
+    def on_device(cls, inputs: np.ndarray, labels: np.ndarray, transform: Transform) -> "Split":
+        """The same, of arrays in NumPy."""
+        return cls(jnp.asarray(inputs), jnp.asarray(labels), jax.tree.map(jnp.asarray, transform))
 
 
 def draw_batch(key: jax.Array, split: Split, size: int) -> tuple[jax.Array, jax.Array]:
-    """Draws examples uniformly, with replacement, and normalises them; jittable with `size` static.
+    """Draws examples uniformly, with replacement, and transforms them; jittable with `size` static.
 
-    Returns inputs [size, ...] float32 in normalised space and labels [size] int32.
+    Returns inputs [size, ...] float32 as a network reads them and labels [size] int32.
     """
     index = jax.random.randint(key, (size,), 0, split.labels.shape[0], dtype=jnp.int32)
     inputs = split.inputs.at[index].get(mode="promise_in_bounds")
     labels = split.labels.at[index].get(mode="promise_in_bounds")
-    return normalise(inputs, split.mean, split.std), labels
-
-
-def pixel_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of uint8 (as 0..1) or float inputs: [C] for pictures [N, H, W, C], else [1]; float32.
-
-    A constant channel gets a deviation of 1, so that normalising it gives zeros rather than a division by zero.
-    """
-    channels = inputs.reshape(-1, inputs.shape[-1]) if inputs.ndim == 4 else inputs.reshape(-1, 1)
-    moments = []
-    for column in channels.T:
-        if column.dtype == np.uint8:  # 256 counts give exact sums, the same on every platform
-            parts = np.array_split(column, 1 + len(column) // 2**24)  # each eight times as large while it is counted
-            counts = np.sum([np.bincount(part, minlength=256) for part in parts], axis=0)
-            levels = np.arange(256) / 255
-            mean = counts @ levels / counts.sum()
-            moments.append((mean, np.sqrt(counts @ (levels - mean) ** 2 / counts.sum())))
-        else:
-            moments.append((column.mean(dtype=np.float64), column.std(dtype=np.float64)))
-    mean, std = np.array(moments, np.float64).T
-    # Rounding leaves a constant channel a tiny deviation, so "constant" means below float32's resolution of the mean.
-    constant = std <= np.finfo(np.float32).eps * np.abs(mean)
-    return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
+    return split.transform(inputs), labels
 
 
 def stratified_part(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -156,13 +118,9 @@ def hold_out(dataset: Dataset, fraction: float = 1 / 12, seed: int = 0) -> tuple
                 "needs at least 2 a class: add examples or drop the class"
             )
     valid = stratified_part(dataset.y_train, round(len(dataset.y_train) * fraction), seed)
-    mean, std = jnp.asarray(dataset.mean), jnp.asarray(dataset.std)
-
-    def split(inputs: np.ndarray, labels: np.ndarray) -> Split:
-        return Split(jnp.asarray(inputs), jnp.asarray(labels), mean, std)
-
+    transform = dataset.transform
     return (
-        split(dataset.x_train[~valid], dataset.y_train[~valid]),
-        split(dataset.x_train[valid], dataset.y_train[valid]),
-        split(dataset.x_test, dataset.y_test),
+        Split.on_device(dataset.x_train[~valid], dataset.y_train[~valid], transform),
+        Split.on_device(dataset.x_train[valid], dataset.y_train[valid], transform),
+        Split.on_device(dataset.x_test, dataset.y_test, transform),
     )

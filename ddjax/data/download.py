@@ -69,7 +69,7 @@ def _builder_class(name: str) -> Any:
         if file.sha256 is not None
     }
 
-    class CatalogueBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # untyped base
+    class CatalogueBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc, unused-ignore]
         name = dataset_name
         VERSION = tfds.core.Version(entry.version)
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ddjax.data.dataset import Dataset, MissingDataError, pixel_statistics
+from ddjax.data.dataset import Dataset, MissingDataError
+from ddjax.data.transforms import Standardise
 from ddjax.errors import InputError
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
@@ -45,15 +46,16 @@ def load_npz(path: Path) -> Dataset:
             detail = f"x_train is {_describe(arrays['x_train'])} but x_test is {_describe(arrays['x_test'])}"
             _fail(path, detail, "save both as pictures of one size and type")
     class_names = _class_names(path, arrays.get("class_names"), y["y_train"], y["y_test"])
-    mean, std = pixel_statistics(x["x_train"])
-    mean = _statistic(path, "mean", arrays.get("mean"), mean, x["x_train"].shape[-1])
-    std = _statistic(path, "std", arrays.get("std"), std, x["x_train"].shape[-1])
+    mean, std = (
+        _statistic(path, name, arrays.get(name), np.asarray(fitted), x["x_train"].shape[-1])
+        for name, fitted in Standardise.fitted_to(x["x_train"])._asdict().items()
+    )
     if not (std > 0).all():
         _fail(path, f"std has the value {std.min()}", "give positive standard deviations, or leave std out")
     digest = _digest([*x.values(), *y.values(), mean, std, np.array(class_names)])
     parts: dict[str, Any] = {**x, **y}
     source = f"{path.resolve()}#{digest}"
-    return Dataset(name=path.stem, **parts, mean=mean, std=std, class_names=class_names, source=source)
+    return Dataset(name=path.stem, **parts, transform=Standardise(mean, std), class_names=class_names, source=source)
 
 
 def _fail(path: Path, defect: str, advice: str) -> NoReturn:

@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 
-from ddjax.data.dataset import Dataset, pixel_statistics
+from ddjax.data.dataset import Dataset
+from ddjax.data.transforms import Standardise
 from ddjax.errors import InputError
 
 Shape = tuple[int, int, int]
@@ -33,8 +34,8 @@ def as_pictures(dataset: Dataset, shape: Shape) -> Dataset:
     Where the set has a `border`, that much of every side is left black, and the pictures are resized to what is inside.
     Resizing is Pillow's bilinear filter, which averages over all pixels that a smaller picture leaves out. Grey becomes
     RGB by repetition; RGB becomes grey by the ITU-R 601 luma, as Pillow's mode "L". uint8 stays uint8, float32 float32.
-    The constants of the set are kept where they still hold (grey repeated in its own size), otherwise `mean` and `std` are
-    computed from the new training pictures. `source` ends with "@" and the shape.
+    The set's transform is kept where it still holds (grey repeated in its own size), otherwise it is fitted to the new
+    training pictures. `source` ends with "@" and the shape.
 
     Args:
       dataset: of pictures [N, H, W, C], uint8 or float32, C being 1 or 3.
@@ -54,13 +55,11 @@ def as_pictures(dataset: Dataset, shape: Shape) -> Dataset:
         )
     inside = round(shape[0] * (1 - 2 * dataset.border)), round(shape[1] * (1 - 2 * dataset.border))
     x_train, x_test = (_converted(x, shape, inside) for x in (dataset.x_train, dataset.x_test))
-    if old == (*shape[:2], 1) and not dataset.border:
-        mean, std = (np.repeat(constant, 3) for constant in (dataset.mean, dataset.std))
-    else:
-        mean, std = pixel_statistics(x_train)
+    repeated = old == (*shape[:2], 1) and not dataset.border
+    transform = dataset.transform if repeated else Standardise.fitted_to(x_train)
     blank = "" if inside == shape[:2] else f", {inside[0]}x{inside[1]} of it filled"
     source = f"{dataset.source}@{described}{blank}"
-    return dataclasses.replace(dataset, x_train=x_train, x_test=x_test, mean=mean, std=std, source=source, border=0.0)
+    return dataclasses.replace(dataset, x_train=x_train, x_test=x_test, transform=transform, source=source, border=0.0)
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -82,7 +81,7 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _grey(picture: np.ndarray) -> np.ndarray:
     """One RGB picture [H, W, 3] as [H, W, 1]."""
     if picture.dtype == np.uint8:  # in sixteen bits after the point, rounded, as Pillow does
-        return ((picture @ np.array([[19595], [38470], [7471]], np.uint32) + 0x8000) >> 16).astype(np.uint8)
+        return np.asarray((picture @ np.array([[19595], [38470], [7471]], np.uint32) + 0x8000) >> 16, np.uint8)
     return picture @ np.array([[0.299], [0.587], [0.114]], picture.dtype)
 
 

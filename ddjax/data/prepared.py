@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from ddjax.data.catalogue import CATALOGUE
-from ddjax.data.dataset import Dataset, MissingDataError, pixel_statistics
+from ddjax.data.dataset import Dataset, MissingDataError
 from ddjax.data.npz import ARCHIVE_DAMAGE
+from ddjax.data.transforms import Standardise
 from ddjax.errors import InputError
 
 _CACHE_FORMAT = "1"
@@ -69,12 +70,10 @@ def load_prepared(
     if arrays is None:
         arrays = _read_records(name, folder, crop)
         _write_cache(candidates, key, arrays)
-    mean, std = pixel_statistics(arrays["x_train"]) if entry.mean is None else (entry.mean, entry.std)
     return Dataset(
         name=name,
         **{part: arrays[part] for part in _ARRAYS[:4]},
-        mean=np.asarray(mean, np.float32),
-        std=np.asarray(std, np.float32),
+        transform=entry.transform or Standardise.fitted_to(arrays["x_train"]),
         class_names=tuple(str(class_name) for class_name in arrays["class_names"]),
         source=f"{name}:{folder.name}{suffix}",
         border=entry.border,

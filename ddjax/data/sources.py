@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ddjax.data.catalogue import CATALOGUE
-from ddjax.data.dataset import Dataset, pixel_statistics, stratified_part
+from ddjax.data.dataset import Dataset, stratified_part
 from ddjax.data.download import download_and_prepare
 from ddjax.data.npz import load_npz
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.prepared import data_root, find_prepared, load_prepared
+from ddjax.data.transforms import Standardise
 from ddjax.errors import InputError
 
 
@@ -69,15 +70,13 @@ def _load_digits(**where: Any) -> Dataset:
     enlarged = _enlarge(bundled.images.astype(np.int64), size=20, top=16)
     images = np.pad(enlarged, ((0, 0), (4, 4), (4, 4)))[..., None]
     test = stratified_part(labels, 400, seed=0)
-    mean, std = pixel_statistics(images[~test])
     return Dataset(
         name="digits",
         x_train=images[~test],
         y_train=labels[~test],
         x_test=images[test],
         y_test=labels[test],
-        mean=mean,
-        std=std,
+        transform=Standardise.fitted_to(images[~test]),
         class_names=tuple(str(name) for name in bundled.target_names),
         source="digits:1.0.0",
     )
@@ -93,7 +92,7 @@ def _enlarge(images: np.ndarray, *, size: int, top: int) -> np.ndarray:
         weights[row, max(low, 0)] += unit - part
         weights[row, min(low + 1, n - 1)] += part
     scale = top * unit**2
-    return ((weights @ images @ weights.T * 255 + scale // 2) // scale).astype(np.uint8)
+    return np.asarray((weights @ images @ weights.T * 255 + scale // 2) // scale, np.uint8)
 
 
 _LOADERS: dict[str, Callable[..., Dataset]] = {

@@ -14,7 +14,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.core.inner import trajectory
 from ddjax.core.losses import Apply, Params
 from ddjax.core.meta import Problem
-from ddjax.data import Split, normalise
+from ddjax.data import Split
 
 
 class Evaluation(NamedTuple):
@@ -53,7 +53,7 @@ def score(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000)
     def batch_score(totals, batch):
         rows, counted = batch
         labels = split.labels[rows]
-        logits = apply(params, normalise(split.inputs[rows], split.mean, split.std))
+        logits = apply(params, split.transform(split.inputs[rows]))
         hits = jnp.argmax(logits, axis=-1) == labels
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
         return (totals[0] + jnp.sum(hits & counted), totals[1] + jnp.sum(jnp.where(counted, losses, 0.0))), None
@@ -67,7 +67,7 @@ def predictions(apply: Apply, params: Params, split: Split, *, batch_size: int =
     """The class that one network predicts for each example of `split`, int32 [n], in batches; jittable."""
 
     def predict(example: jax.Array) -> jax.Array:
-        return jnp.argmax(apply(params, normalise(example[None], split.mean, split.std))[0]).astype(jnp.int32)
+        return jnp.argmax(apply(params, split.transform(example[None]))[0]).astype(jnp.int32)
 
     return jax.lax.map(predict, split.inputs, batch_size=min(batch_size, len(split.inputs)))
 

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from ddjax.core.distilled import DistilledData
-from ddjax.data import Split, normalise
+from ddjax.data import Split
 from ddjax.errors import InputError
 
 
@@ -92,4 +92,4 @@ def _classes(like: DistilledData, train: Split) -> Iterator[tuple[np.ndarray, np
 
 def normalised(split: Split, rows: Any = slice(None)) -> np.ndarray:
     """Examples of a split as a network reads them, float32 [n, ...]."""
-    return normalise(*map(np.asarray, (split.inputs[rows], split.mean, split.std)))
+    return jax.tree.map(np.asarray, split.transform)(np.asarray(split.inputs[rows]))

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ddjax.core.distilled import DistilledData
 from ddjax.data import Dataset, Split, load_dataset, transform_from_json
@@ -48,6 +48,8 @@ def evaluate_artifact(
         spec = metadata["model"]
         shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
         transform = transform_from_json(metadata["transform"])
+        if transform(np.zeros((1, *shape), np.float32)).shape[1:] != shape:
+            raise ValueError(f"'transform', which does not fit inputs {list(shape)}")
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -62,8 +64,7 @@ def evaluate_artifact(
         model = build_model(name, shape, classes, weights=network.weights)
     dataset = load_dataset(data or recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
     _require_fit(path, distilled, dataset, model, shape, classes, params)
-    labels = jnp.asarray(outer_labels(recipe.data, dataset)[dataset.y_test])
-    test = Split(jnp.asarray(dataset.x_test), labels, transform)
+    test = Split.on_device(dataset.x_test, outer_labels(recipe.data, dataset)[dataset.y_test], transform)
     key = jax.random.key(recipe.seed)
     starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
     problem = make_problem(model, recipe.inner.direction, False, starts.draw)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from ddjax.data import denormalise
+from ddjax.data import transform_from_json
 from ddjax.errors import InputError
 from ddjax.storage.artifact import Artifact
 
@@ -21,13 +21,13 @@ _DPI = 120
 def plot_images(artifact: Artifact, path: Path) -> None:
     """One row a step, one column an example, with its class; learning rates of the step's epochs at the left.
 
-    A step of more than 20 examples takes several rows of ten. Pictures are de-normalised. Distilled pixels leave the range of
+    A step of more than 20 examples takes several rows of ten. Pictures are shown as they were before the transform. Distilled pixels leave the range of
     real ones, so each step is scaled to its own 1st to 99th percentile. What is no picture is drawn as the network reads it,
     on one scale a step: a sequence [L, D] as a map, from left to right; anything else as a curve over its values, and zero.
     """
     images, labels, log_lrs = artifact.distilled
     names = artifact.metadata["class_names"]
-    mean, std = (np.asarray(artifact.metadata[k], np.float32) for k in ("mean", "std"))
+    transform = transform_from_json(artifact.metadata["transform"])
     steps, count = images.shape[:2]
     columns = count if count <= 20 else 10
     lines = -(-count // columns)  # rows that one step takes
@@ -36,7 +36,7 @@ def plot_images(artifact: Artifact, path: Path) -> None:
     fig = Figure(figsize=(columns * width + 1.3, steps * lines * height + 0.3), layout="constrained")
     axes = fig.subplots(steps * lines, columns, squeeze=False)
     for step in range(steps):
-        shown = denormalise(images[step], mean, std) if pictures else images[step]
+        shown = transform.inverse(images[step]) if pictures else images[step]
         low, high = np.percentile(shown, (1, 99) if pictures else (0, 100))
         places = axes[step * lines : (step + 1) * lines].ravel()
         for axis in places[count:]:
@@ -115,7 +115,7 @@ def plot_learning_rates(artifact: Artifact, path: Path) -> None:
 
 def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draws every picture there is something for into `folder` and returns their paths."""
-    missing = [key for key in ("class_names", "mean", "std", "recipe") if key not in artifact.metadata]
+    missing = [key for key in ("class_names", "transform", "recipe") if key not in artifact.metadata]
     if missing:
         raise InputError(f"the artefact's header lacks {', '.join(missing)}: copy or distill it again")
     paths = [folder / "images.png", folder / "learning_rates.png"]

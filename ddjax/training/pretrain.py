@@ -140,9 +140,8 @@ def pretrain_for(recipe: Recipe, *, data_dir: str | None = None, **options: Any)
 
 def _trainer(model: Model, dataset: Dataset, training: Training, seed: int) -> Callable[[np.ndarray], Any]:
     """Numbers of networks [group] -> (their weights, leaves [group, ...]; accuracies [group]): each device its share."""
-    mean, std = jnp.asarray(dataset.mean), jnp.asarray(dataset.std)
-    real = Split(jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train), mean, std)
-    test = Split(jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test), mean, std)
+    real = Split.on_device(dataset.x_train, dataset.y_train, dataset.transform)
+    test = Split.on_device(dataset.x_test, dataset.y_test, dataset.transform)
     loss = losses.of_network(model.apply)
 
     def one_network(number: jax.Array, real: Split, test: Split) -> tuple[Params, jax.Array]:

@@ -16,6 +16,7 @@ from ddjax.data.catalogue.cub import CUB200
 from ddjax.data.catalogue.entry import Entry, RawFile
 from ddjax.data.catalogue.voc import VOC2007
 from ddjax.data.catalogue.whole import Examples, WholePictures
+from ddjax.data.transforms import Standardise
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -94,8 +95,7 @@ CATALOGUE: dict[str, Entry] = {
             },
         ),
         stored=WholePictures(_read_mnist, (28, 28, 1)),
-        mean=(0.1307,),
-        std=(0.3081,),
+        transform=Standardise.by(mean=(0.1307,), std=(0.3081,)),
     ),
     "fashion_mnist": Entry(
         folder="fashion_mnist",
@@ -154,8 +154,7 @@ CATALOGUE: dict[str, Entry] = {
             class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
             id_digits=5,
         ),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.247, 0.243, 0.261),
+        transform=Standardise.by(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261)),
     ),
     "svhn_cropped": Entry(
         folder="svhn_cropped",
@@ -175,8 +174,7 @@ CATALOGUE: dict[str, Entry] = {
             ),
         },
         stored=WholePictures(_read_svhn, (32, 32, 3), id_digits=6),
-        mean=(0.4379, 0.4440, 0.4729),
-        std=(0.1980, 0.2010, 0.1970),
+        transform=Standardise.by(mean=(0.4379, 0.4440, 0.4729), std=(0.1980, 0.2010, 0.1970)),
     ),
     "usps": Entry(
         folder="usps",

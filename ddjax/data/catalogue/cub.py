@@ -8,6 +8,7 @@ from typing import Any
 
 from ddjax.data.catalogue.crops import Crops, Object
 from ddjax.data.catalogue.entry import Entry, Key, RawFile, Record
+from ddjax.data.transforms import Standardise
 
 
 def _features() -> dict[str, Any]:
@@ -92,7 +93,7 @@ CUB200 = Entry(
         ),
     },
     stored=Crops(_features, _records, _objects),
-    mean=(0.4785, 0.4993, 0.4022),  # of the whole photographs
-    std=(0.2321, 0.2277, 0.2665),
+    # Of the whole photographs.
+    transform=Standardise.by(mean=(0.4785, 0.4993, 0.4022), std=(0.2321, 0.2277, 0.2665)),
     crop=(224, 224),
 )

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ddjax.data.transforms import Transform
+
 Key = int | str
 Record = dict[str, Any]
 
@@ -41,7 +43,7 @@ class Entry:
     """One named data set.
 
     folder: where tensorflow-datasets puts it, e.g. "mnist", or "voc/2007" for a configuration of a set.
-    mean, std: the constants the literature uses; None means computed from the training set.
+    transform: by the constants that the literature uses; None means fitted to the training set.
     border: see `Dataset`.
     crop: (height, width) that pictures of many sizes are brought to unless told otherwise; None: all have one size.
     """
@@ -52,7 +54,6 @@ class Entry:
     homepage: str
     files: Mapping[str, RawFile]
     stored: Stored
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    transform: Transform | None = None
     border: float = 0.0
     crop: tuple[int, int] | None = None

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from ddjax.data.catalogue.crops import Crops, Object
 from ddjax.data.catalogue.entry import Entry, Key, RawFile, Record
+from ddjax.data.transforms import Standardise
 
 _CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -112,7 +113,7 @@ VOC2007 = Entry(
         ),
     },
     stored=Crops(_features, _records, _objects, train=("train", "validation")),
-    mean=(0.485, 0.456, 0.406),  # of ImageNet, as the paper's released code has it
-    std=(0.229, 0.224, 0.225),
+    # Of ImageNet, as the paper's released code has it.
+    transform=Standardise.by(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     crop=(224, 224),
 )
