@@ -38,14 +38,14 @@ METADATA = {"name": "test", "mean": [0.1307], "classes": ["zéro", "one\ntwo"], 
 
 @pytest.fixture
 def path(tmp_path):
-    artifact.save(tmp_path / artifact.FILE_NAME, make_distilled(), METADATA, make_params())
+    artifact.save_artifact(tmp_path / artifact.FILE_NAME, make_distilled(), METADATA, make_params())
     return tmp_path / artifact.FILE_NAME
 
 
 @pytest.mark.parametrize("params", [make_params(), None], ids=["params", "no-params"])
 def test_round_trip(tmp_path, params):
-    artifact.save(tmp_path / "a.safetensors", make_distilled(), METADATA, params)
-    loaded = artifact.load(tmp_path / "a.safetensors")
+    artifact.save_artifact(tmp_path / "a.safetensors", make_distilled(), METADATA, params)
+    loaded = artifact.load_artifact(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(loaded.distilled.images, make_distilled().images)
     np.testing.assert_array_equal(loaded.distilled.labels, make_distilled().labels)
     np.testing.assert_allclose(loaded.distilled.log_lrs, make_distilled().log_lrs, rtol=1e-6, atol=1e-6)
@@ -59,15 +59,15 @@ def test_round_trip_of_device_arrays_in_any_memory_order(tmp_path):
     distilled = make_distilled()
     reordered = distilled._replace(images=np.asfortranarray(distilled.images))
     params = {"transposed": make_params()["conv"]["kernel"].T, "double": np.arange(3.0), "device": jnp.arange(4.0)}
-    artifact.save(tmp_path / "a", jax.tree.map(lambda leaf: leaf, reordered), {}, params)
-    loaded = artifact.load(tmp_path / "a")
+    artifact.save_artifact(tmp_path / "a", jax.tree.map(lambda leaf: leaf, reordered), {}, params)
+    loaded = artifact.load_artifact(tmp_path / "a")
     np.testing.assert_array_equal(loaded.distilled.images, distilled.images)
     assert loaded.params is not None
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
 
 def test_a_folder_stands_for_its_artefact(path):
-    assert artifact.load(path.parent).metadata == artifact.load(path).metadata
+    assert artifact.load_artifact(path.parent).metadata == artifact.load_artifact(path).metadata
 
 
 def test_safetensors_alone_opens_it(path):
@@ -90,7 +90,7 @@ def test_safetensors_alone_opens_it(path):
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, where, existing):
     path = tmp_path / artifact.FILE_NAME
     if existing:
-        artifact.save(path, make_distilled(), METADATA)
+        artifact.save_artifact(path, make_distilled(), METADATA)
     before = path.read_bytes() if existing else None
 
     def fail(*args, **kwargs):
@@ -113,20 +113,20 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, where, exis
         case "metadata":
             metadata = {"not": {"json"}}
     with pytest.raises((OSError, TypeError)):
-        artifact.save(path, make_distilled()._replace(images=np.zeros((S, M, 2), np.float32)), metadata)
+        artifact.save_artifact(path, make_distilled()._replace(images=np.zeros((S, M, 2), np.float32)), metadata)
     monkeypatch.undo()
     if existing:
         assert path.read_bytes() == before
-        assert artifact.load(tmp_path).metadata == {"format_version": 1, **METADATA}
+        assert artifact.load_artifact(tmp_path).metadata == {"format_version": 1, **METADATA}
     else:
         with pytest.raises(InputError, match="no artefact"):
-            artifact.load(tmp_path)
+            artifact.load_artifact(tmp_path)
 
 
 def test_other_users_may_read_it(tmp_path):
     before = os.umask(0o022)
     try:
-        artifact.save(tmp_path / "a", make_distilled(), {})
+        artifact.save_artifact(tmp_path / "a", make_distilled(), {})
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
@@ -137,7 +137,7 @@ def test_other_users_may_read_it(tmp_path):
 
 def refused(path):
     with pytest.raises(InputError) as excinfo:
-        artifact.load(path)
+        artifact.load_artifact(path)
     message = str(excinfo.value)
     assert "\n" not in message and str(path) in message
     return message
@@ -181,7 +181,7 @@ def test_flipped_bytes_of_the_header_are_refused_or_harmless(path):
         damaged[position] ^= 0x11
         path.write_bytes(damaged)
         try:
-            loaded = artifact.load(path)
+            loaded = artifact.load_artifact(path)
         except InputError as error:
             assert "\n" not in str(error)
             refusals += 1

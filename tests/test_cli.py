@@ -23,7 +23,7 @@ from ddjax.evaluation import baselines
 from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.recipes import RECIPES, Recipe
 from ddjax.show import tables as report
-from ddjax.storage.artifact import load
+from ddjax.storage.artifact import load_artifact
 from ddjax.training import devices, fit, pretrain
 
 COMMANDS = ("recipes", "distill", "pretrain", "evaluate", "plot", "prepare", "reproduce")
@@ -285,7 +285,7 @@ def vector_run(tmp_path_factory, promotion):
 def test_random_initial_weights(vector_run, ddjax):
     summary = json.loads((vector_run / "out" / "summary.json").read_text())["distilled"]
     assert summary["num_nets"] == 5 and summary["accuracy_std"] > 0
-    assert load(vector_run / "out").params is None
+    assert load_artifact(vector_run / "out").params is None
     default = json.loads(ddjax("evaluate", vector_run / "out", "--json").out)
     for name in METRICS:
         assert default[name] == pytest.approx(summary[name], abs=1e-3)
@@ -690,7 +690,7 @@ def test_data_that_changed_are_not_resumed(ddjax, own_run, tmp_path):
 
 def rewrite(path: Path, change) -> None:
     """Saves the artefact again with tensors and header as `change(tensors, header)` leaves them."""
-    loaded = load(path)
+    loaded = load_artifact(path)
     tensors, header = safetensors.numpy.load_file(path), loaded.metadata
     change(tensors, header)
     safetensors.numpy.save_file(tensors, path, metadata={"ddjax": json.dumps(header)})

@@ -441,7 +441,7 @@ def test_own_network_distils(tmp_path, make):
     recipe = ddjax.Recipe().replace(data="own", outer_steps=2, eval_every=1, batch_size=16, lr=0.1)
     model = make()
     summary = ddjax.distill(recipe, tmp_path / "run", dataset=dataset, model=model, progress=False)
-    distilled, metadata, params = ddjax.load(tmp_path / "run")
+    distilled, metadata, params = ddjax.load_artifact(tmp_path / "run")
     assert distilled.images.shape == (1, 3, 2, 3) and metadata["model"]["name"] == "custom"
     expected = jax.eval_shape(model.init, jax.random.key(0))
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, expected)

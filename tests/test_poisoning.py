@@ -227,7 +227,7 @@ def numpy_step(params, images, labels, lr):
 def test_the_summary_is_what_numpy_finds_from_the_files(poisoned):
     """From the artefact and the held-out networks of the pool, in the order true class, class that it is taken for."""
     recipe, folder, summary = poisoned
-    images, labels, log_lrs = artifact.load(folder).distilled
+    images, labels, log_lrs = artifact.load_artifact(folder).distilled
     assert images.shape[:2] == (1, 10) and log_lrs.shape == (1, 1)
     digits = load_dataset("digits")
     x = np.asarray(digits.transform(digits.x_test)).reshape(400, -1)
@@ -275,7 +275,7 @@ def test_labels_are_modified_outside_and_true_inside(poisoned):
         labels = np.asarray(split.labels)
         np.testing.assert_array_equal(setting.outer(split).labels, np.where(labels == FROM, TO, labels))
     # The distilled images keep a label of each class, before and after the run.
-    for kept in (experiment.first_iterate(setting).labels, artifact.load(poisoned[1]).distilled.labels):
+    for kept in (experiment.first_iterate(setting).labels, artifact.load_artifact(poisoned[1]).distilled.labels):
         np.testing.assert_array_equal(kept, np.eye(10)[None])
 
 

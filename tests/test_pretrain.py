@@ -340,7 +340,7 @@ def test_damaged(path, digits, length):
 def test_an_artefact_is_no_pool(tmp_path, digits):
     path = tmp_path / artifact.FILE_NAME
     arrays: Any = (np.zeros((1, 2, 3)), np.ones((1, 2, 2)) / 2, np.zeros((1, 1)))
-    artifact.save(path, DistilledData(*arrays), {"name": "x"})
+    artifact.save_artifact(path, DistilledData(*arrays), {"name": "x"})
     for call in (load_pool, lambda path, _: make(path, digits, resume=True)):
         message = refused(call, path, network(digits))
         assert message == f"{path} is not a pool of networks: give a file that `ddjax pretrain` wrote"

@@ -160,7 +160,7 @@ def test_each_kept_run_is_whole(whole):
         files = {*reproduce.KEPT, "provenance.json", *(["baselines.json"] if run.baselines else [])}
         assert files <= {path.name for path in folder.iterdir()} <= files | {"baselines.json"}
         assert set(run.baselines) <= set(read(folder / "baselines.json") if run.baselines else {})
-        recipe = artifact.load(folder).metadata["recipe"]
+        recipe = artifact.load_artifact(folder).metadata["recipe"]
         assert filed_recipe(folder) == portable(QUICK.shrink(run.settings))
         assert recipe["data"] == "digits" and recipe["init"] == run.settings.init
         assert read(folder / "summary.json")["num_test"] == 400
@@ -332,7 +332,7 @@ def test_results_of_other_settings_are_not_shown_for_the_recipes(tmp_path, paper
     shutil.rmtree(tmp_path / "runs")
     (again,) = reproduce.reproduce(tmp_path, only=["only"], progress=False)
     assert again["status"] == "measured"
-    assert artifact.load(tmp_path / "results" / "only").metadata["recipe"]["seed"] == 9
+    assert artifact.load_artifact(tmp_path / "results" / "only").metadata["recipe"]["seed"] == 9
 
 
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["taken from another run", "made anew"])

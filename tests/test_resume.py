@@ -415,7 +415,7 @@ def test_a_run_that_diverges_says_so_in_one_line(ddjax, tmp_path):
 @pytest.mark.parametrize("fails", ["write_bytes", "replace"])
 def test_a_failed_write_leaves_the_artefact_before(tmp_path, monkeypatch, fails):
     path = tmp_path / artifact.FILE_NAME
-    artifact.save(path, FIRST, {"name": "before"})
+    artifact.save_artifact(path, FIRST, {"name": "before"})
     before = path.read_bytes()
 
     def write_half(self, content):
@@ -432,10 +432,10 @@ def test_a_failed_write_leaves_the_artefact_before(tmp_path, monkeypatch, fails)
         else:
             patch.setattr(Path, "write_bytes", write_half)
         with pytest.raises(OSError, match="No space|Input/output"):
-            artifact.save(path, FIRST, {"name": "after"})
+            artifact.save_artifact(path, FIRST, {"name": "after"})
     assert path.read_bytes() == before
-    artifact.save(path, FIRST, {"name": "after"})
-    assert artifact.load(path).metadata["name"] == "after"
+    artifact.save_artifact(path, FIRST, {"name": "after"})
+    assert artifact.load_artifact(path).metadata["name"] == "after"
 
 
 # Real processes

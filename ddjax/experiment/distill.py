@@ -114,7 +114,8 @@ def distill(
       InterruptedRunError, NonFiniteError: see `training.loop.run`; the folder can be resumed.
     """
     if isinstance(recipe, str):
-        recipe, name = get_recipe(recipe), name or recipe
+        name = name or recipe
+        recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise InputError(f"a recipe is wanted, or the name of one, not {type(recipe).__name__}: see ddjax.get_recipe")
     if model is not None:  # which is given as it is: there is no name to make it from, and no gate to set
@@ -180,7 +181,7 @@ def finish(experiment: Experiment, state: RunState, out: Path, config: Config, *
     plain = problem._replace(targets=fixed_labels)
     nets = starts.test._asdict()
     test = evaluate(experiment.stream("test"), plain, best, experiment.outer(experiment.test), **nets)
-    chosen = {"best_step": int(state.best_step), "valid_accuracy": 100 * float(state.best_accuracy)}
+    chosen: dict[str, Any] = {"best_step": int(state.best_step), "valid_accuracy": 100 * float(state.best_accuracy)}
     steps = int(state.state.step)
     metadata = {
         **describe(experiment, config),

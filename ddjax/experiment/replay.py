@@ -41,7 +41,7 @@ def evaluate_artifact(
     Raises:
       InputError: the artefact, its data or its model cannot be used together.
     """
-    distilled, metadata, params = load_artifact(path)
+    distilled, metadata, params = load_artifact(path, needed=("recipe", "model", "transform"))
     try:
         recipe = Recipe.from_json(metadata["recipe"])
         recipe.validate()

@@ -250,8 +250,8 @@ def measure_baseline(part: str, experiment: Experiment, like: DistilledData, bud
         nets["num_nets"] = budget.full_data_nets
         return full_data(key, problem, splits[0], splits[2], steps=budget.full_data_steps, **nets).summary()
     if part == "random real":
-        sets = {"params_N": params_N, "num_sets": budget.baseline_nets}
-        return baselines.random_real(key, problem, like, *splits, **sets).summary()
+        count = budget.baseline_nets
+        return baselines.random_real(key, problem, like, *splits, params_N=params_N, num_sets=count).summary()
     if part.startswith("K-NN"):
         make = kmeans_sets if part.endswith("k-means") else random_sets
         count = 3 if part.endswith("k-means") else budget.baseline_nets

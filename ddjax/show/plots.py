@@ -21,7 +21,8 @@ _DPI = 120
 def plot_images(artifact: Artifact, path: Path) -> None:
     """One row a step, one column an example, with its class; learning rates of the step's epochs at the left.
 
-    A step of more than 20 examples takes several rows of ten. Pictures are shown as they were before the transform. Distilled pixels leave the range of
+    A step of more than 20 examples takes several rows of ten. Pictures are shown as they were before the
+    transform. Distilled pixels leave the range of
     real ones, so each step is scaled to its own 1st to 99th percentile. What is no picture is drawn as the network reads it,
     on one scale a step: a sequence [L, D] as a map, from left to right; anything else as a curve over its values, and zero.
     """

@@ -2,10 +2,19 @@
 
 Tensors: `images` float32 [S, M, ...] in normalised space, `labels` float32 [S, M, K] (probabilities), `learning_rates`
 float32 [E, S], and `params/...` float32, the initial weights, where they are fixed (without them the images are useless).
-Header: one entry `ddjax`, a JSON object.
+Header: one entry `ddjax`, a JSON object. To be evaluated, it must have
+
+    data, data_source       what the data set is called, and which it is exactly
+    transform               what was done to the inputs (`data.transforms`)
+    class_names             one a class, in the order of the labels
+    model                   {name, input_shape, num_classes}; `distill` adds the names and shapes of its weights
+    recipe                  every setting (`Recipe.to_json`)
+
+and to be drawn, transform, class_names and recipe.
 """
 
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +22,7 @@ import numpy as np
 
 from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
+from ddjax.recipes import Recipe
 from ddjax.storage import tensorfile
 
 FILE_NAME = "distilled.safetensors"
@@ -33,13 +43,15 @@ class Artifact(NamedTuple):
     params: dict[str, Any] | None
 
 
-def save(path: str | os.PathLike, distilled: DistilledData, metadata: dict[str, Any], params: Any = None) -> None:
+def save_artifact(
+    path: str | os.PathLike[str], distilled: DistilledData, metadata: Mapping[str, Any], params: Any = None
+) -> None:
     """Writes an artefact, whole or not at all.
 
     Args:
       path: file to write; one that exists is replaced.
       distilled: data whose `labels` are probabilities.
-      metadata: JSON-serialisable.
+      metadata: JSON-serialisable; this module's docstring says what it must have to be of further use.
       params: initial weights, a nested dict of arrays, where they are fixed.
     """
     tensors = {
@@ -52,11 +64,16 @@ def save(path: str | os.PathLike, distilled: DistilledData, metadata: dict[str, 
     tensorfile.write(Path(path), tensors, metadata)
 
 
-def load(path: str | os.PathLike) -> Artifact:
-    """Reads an artefact, from its file or from the folder of a run.
+def load_artifact(path: str | os.PathLike[str], needed: Collection[str] = ()) -> Artifact:
+    """Reads an artefact, from its file or from the folder of a run; one of format version 1 as if it were of this one.
+
+    Args:
+      path: file or folder.
+      needed: what the header must have.
 
     Raises:
-      InputError: no such file, damaged or not safetensors, not a ddjax artefact, of a newer format, or inconsistent.
+      InputError: no such file, damaged or not safetensors, not a ddjax artefact, of a newer format, inconsistent, or without
+        what is needed.
     """
     path = Path(path)
     if path.is_dir():
@@ -64,7 +81,25 @@ def load(path: str | os.PathLike) -> Artifact:
     if not path.is_file():
         raise InputError(f"no artefact at {path}: give the folder of a finished run or a {FILE_NAME} file")
     tensors, metadata = tensorfile.read(path, _AGAIN)
+    if metadata["format_version"] == 1:
+        metadata = _from_version_1(path, metadata)
+    missing = [name for name in needed if name not in metadata]
+    if missing:
+        raise InputError(f"the header of {path} lacks {', '.join(missing)}: save it with them, or distill it again")
     return Artifact(_distilled(path, tensors), metadata, tensorfile.nested("params", tensors, path, _AGAIN))
+
+
+def _from_version_1(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Settings in one flat object, with "" for None; mean and std by themselves, and no other transform."""
+    found = dict(metadata)
+    try:
+        if "recipe" in found:
+            found["recipe"] = Recipe.from_json(found["recipe"]).to_json()
+        if "mean" in found:
+            found["transform"] = {"kind": "standardise", "mean": found.pop("mean"), "std": found.pop("std")}
+    except (InputError, TypeError, KeyError) as error:
+        raise InputError(f"{path} has a damaged 'ddjax' header ({error}): {_AGAIN}") from error
+    return found
 
 
 def _distilled(path: Path, tensors: dict[str, Any]) -> DistilledData:

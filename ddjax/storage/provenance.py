@@ -39,10 +39,11 @@ def digest(parts: Iterable[bytes | np.ndarray[Any, Any]]) -> str:
     """16 hexadecimal digits of SHA-256 over bytes and arrays, of these with their types and shapes."""
     total = hashlib.sha256()
     for part in parts:
-        if isinstance(part, np.ndarray):
+        if isinstance(part, bytes):
+            total.update(part)
+        else:
             total.update(f"{part.dtype} {list(part.shape)}".encode())
-            part = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
-        total.update(part)
+            total.update(np.ascontiguousarray(part).data.cast("B"))
     return total.hexdigest()[:16]
 
 

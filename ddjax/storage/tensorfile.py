@@ -1,7 +1,7 @@
 """Safetensors files with a JSON story in their header: no pickle, and NumPy, PyTorch and JAX open them alike."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from ddjax.errors import InputError
 from ddjax.storage.files import write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -22,24 +22,27 @@ def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -
     Args:
       path: file to write.
       tensors: arrays, stored as float32.
-      metadata: JSON-serialisable; becomes the one entry `ddjax` of the header, `format_version` added.
+      metadata: JSON-serialisable; becomes the one entry `ddjax` of the header, with `format_version`.
     """
-    header = json.dumps({"format_version": FORMAT_VERSION, **metadata}, sort_keys=True)
+    header = json.dumps({**metadata, "format_version": FORMAT_VERSION}, sort_keys=True)
     # The library lays a contiguous array out as it is in memory, so anything transposed must be copied first.
     contiguous = {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
     # Not save_file, which makes a file that only its owner may read, whatever the umask.
     write_whole(path, safetensors.numpy.save(contiguous, metadata={"ddjax": header}))
 
 
-def read(path: Path, again: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors and the metadata of a file that `write` wrote.
+def read(
+    path: Path, again: str, versions: Collection[int] = (1, FORMAT_VERSION)
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors and the metadata of a file that `write` wrote, its `format_version` among them.
 
     Args:
       path: an existing file.
       again: how to come by an intact file, for the message.
+      versions: of the format that the caller understands.
 
     Raises:
-      InputError: damaged or not safetensors, not ddjax's, or of a newer format.
+      InputError: damaged or not safetensors, not ddjax's, or of another format.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -54,8 +57,9 @@ def read(path: Path, again: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         version = metadata["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} has a damaged 'ddjax' header: {again}") from error
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format version {version}, and this ddjax reads {FORMAT_VERSION}: update ddjax")
+    if version not in list(versions):
+        readable = " and ".join(map(str, sorted(versions)))
+        raise InputError(f"{path} has format version {version}, and this ddjax reads {readable}: update ddjax")
     return tensors, metadata
 
 
