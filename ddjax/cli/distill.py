@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -18,18 +18,22 @@ class Chosen:
     name: tyro.conf.Suppress[str]
 
 
-def each_recipe() -> Any:
-    """Every recipe as a subcommand, whose flags are its settings."""
-    defaults = {name: Chosen(make(), name) for name, make in RECIPES.items()}
-    docs = {name: " ".join((make.__doc__ or "").split()) for name, make in RECIPES.items()}
-    return tyro.extras.subcommand_type_from_defaults(defaults, docs, sort_subcommands=False)
+# Every recipe as a subcommand, whose flags are its settings.
+if TYPE_CHECKING:
+    RecipeByName = Chosen
+else:
+    RecipeByName = tyro.extras.subcommand_type_from_defaults(
+        {name: Chosen(make(), name) for name, make in RECIPES.items()},
+        {name: " ".join((make.__doc__ or "").split()) for name, make in RECIPES.items()},
+        sort_subcommands=False,
+    )
 
 
 @dataclass(frozen=True)
 class Distill:
     """Distil a data set as a recipe says; every setting of the recipe can be changed."""
 
-    recipe: Annotated[Chosen, each_recipe()]
+    recipe: RecipeByName
     out: Path | None = None
     """Folder of the run; by default runs/RECIPE. It must be new, unless --resume continues what it holds."""
     resume: bool = False

@@ -1,0 +1,110 @@
+"""What is done to inputs between storage and network: one object that data sets, splits and artefacts carry with them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+import jax
+import numpy as np
+
+from ddjax.errors import InputError
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+class Transform(Protocol):
+    """A pytree of arrays that is a function from stored inputs to what a network reads, jittable, and its inverse.
+
+    __call__: inputs [n, ...] as stored, uint8 or float -> float32 [n, ...]. NumPy in, NumPy out; JAX likewise.
+    inverse: float32 [n, ...] as a network reads them -> the same in units of the inputs, uint8 as 0 to 1; not clipped.
+    to_json: what `transform_from_json` makes the same transform of, under "kind" a key of `KINDS`.
+    """
+
+    def __call__(self, inputs: Array, /) -> Array: ...
+    def inverse(self, images: Array, /) -> Array: ...
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class Standardise(NamedTuple):
+    """(inputs - mean) / std along the last axis, uint8 being divided by 255 first.
+
+    mean, std: [C] float32, one for each entry of the last axis of the inputs, or [1] for all of them.
+    """
+
+    mean: np.ndarray | jax.Array
+    std: np.ndarray | jax.Array
+
+    @classmethod
+    def by(cls, mean: Sequence[float], std: Sequence[float]) -> "Standardise":
+        return cls(np.asarray(mean, np.float32), np.asarray(std, np.float32))
+
+    @classmethod
+    def fitted_to(cls, inputs: np.ndarray) -> "Standardise":
+        """By mean and standard deviation of [N, ...] uint8 (as 0..1) or float inputs: [C] for pictures [N, H, W, C], else [1].
+
+        A constant channel gets a deviation of 1, so that it becomes zeros rather than a division by zero.
+        """
+        channels = inputs.reshape(-1, inputs.shape[-1]) if inputs.ndim == 4 else inputs.reshape(-1, 1)
+        mean, std = np.array([_moments(column) for column in channels.T], np.float64).T
+        # Rounding leaves a constant channel a tiny deviation, so "constant" means below float32's resolution of the mean.
+        constant = std <= np.finfo(np.float32).eps * np.abs(mean)
+        return cls(mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32))
+
+    def __call__(self, inputs: Array, /) -> Array:
+        scaled: Any = inputs.astype(np.float32)
+        if inputs.dtype == np.uint8:
+            scaled = scaled / np.float32(255)
+        return cast(
+            Array, (scaled - _along_last_axis(self.mean, inputs.ndim)) / _along_last_axis(self.std, inputs.ndim)
+        )
+
+    def inverse(self, images: Array, /) -> Array:
+        return cast(Array, images * _along_last_axis(self.std, images.ndim) + _along_last_axis(self.mean, images.ndim))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "standardise", **{name: list(map(float, values)) for name, values in self._asdict().items()}}
+
+
+def _moments(column: np.ndarray) -> tuple[float, float]:
+    if column.dtype != np.uint8:
+        return float(column.mean(dtype=np.float64)), float(column.std(dtype=np.float64))
+    # 256 counts give exact sums, the same on every platform; each part is eight times as large while it is counted.
+    parts = np.array_split(column, 1 + len(column) // 2**24)
+    counts = np.sum([np.bincount(part, minlength=256) for part in parts], axis=0)
+    levels = np.arange(256) / 255
+    mean = counts @ levels / counts.sum()
+    return mean, np.sqrt(counts @ (levels - mean) ** 2 / counts.sum())
+
+
+def _along_last_axis(values: Any, ndim: int) -> Any:
+    return values.reshape((1,) * (ndim - 1) + (-1,))
+
+
+def _standardise(mean: Sequence[float], std: Sequence[float]) -> Standardise:
+    transform = Standardise.by(mean, std)
+    shapes = transform.mean.shape, transform.std.shape
+    if (
+        shapes[0] != shapes[1]
+        or len(shapes[0]) != 1
+        or not np.isfinite(transform).all()
+        or not (transform.std > 0).all()
+    ):
+        raise ValueError("mean and std are not equally many finite numbers, those of std above zero")
+    return transform
+
+
+KINDS: dict[str, Callable[..., Transform]] = {"standardise": _standardise}
+
+
+def transform_from_json(saved: Any) -> Transform:
+    """The transform that `to_json` wrote, its arrays in NumPy.
+
+    Raises:
+      InputError: an unknown kind, or values that make no such transform.
+    """
+    kind = saved.get("kind") if isinstance(saved, Mapping) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"there is no transform of kind {kind!r}: the kinds are {', '.join(KINDS)}")
+    try:
+        return KINDS[kind](**{name: value for name, value in saved.items() if name != "kind"})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the transform {kind!r} is damaged ({error}): copy or write its file again") from error
