@@ -105,7 +105,7 @@ def plot_learning_rates(artifact: Artifact, path: Path) -> None:
     for epoch in range(epochs):
         axis.plot(np.arange(1, steps + 1) + epoch * steps, lrs[epoch], "o-", label=f"epoch {epoch + 1}")
     axis.axhline(
-        artifact.metadata["recipe"]["inner_lr"], color="gray", linewidth=0.8, linestyle="--", label="initial value"
+        artifact.metadata["recipe"]["inner"]["inner_lr"], color="gray", linewidth=0.8, linestyle="--", label="initial value"
     )
     axis.set(xlabel="inner step", ylabel="learning rate", yscale="log")
     axis.set_xlim(0.5, lrs.size + 0.5)  # a lone step would otherwise get an axis of fractions
