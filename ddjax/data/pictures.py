@@ -82,7 +82,7 @@ def _grey(picture: np.ndarray) -> np.ndarray:
     """One RGB picture [H, W, 3] as [H, W, 1]."""
     if picture.dtype == np.uint8:  # in sixteen bits after the point, rounded, as Pillow does
         return np.asarray((picture @ np.array([[19595], [38470], [7471]], np.uint32) + 0x8000) >> 16, np.uint8)
-    return picture @ np.array([[0.299], [0.587], [0.114]], picture.dtype)
+    return np.asarray(picture @ np.array([[0.299], [0.587], [0.114]], picture.dtype))
 
 
 def _converted(pictures: np.ndarray, shape: Shape, inside: tuple[int, int]) -> np.ndarray:
