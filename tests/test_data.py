@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -16,8 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import ddjax
 from ddjax import data
 from ddjax.data import download, prepared
 from ddjax.data.catalogue import CATALOGUE, whole
@@ -606,21 +609,70 @@ def test_hold_out_refuses_what_it_cannot_split():
             data.hold_out(labelled([5, 5]), fraction)
 
 
+def numbered(count, dtype=np.uint8):
+    """Pictures whose label is their number."""
+    inputs = np.random.RandomState(0).randint(0, 256, (count, 4, 4, 3)).astype(dtype)
+    return data.Split.on_device(inputs, np.arange(count, dtype=np.int32), data.Standardise(MEAN, STD))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_draw_batch_is_normalised_gathering(dtype):
-    inputs = np.random.RandomState(0).randint(0, 256, (50, 4, 4, 3)).astype(dtype)
-    mean, std = MEAN, STD
-    labels = np.arange(50, dtype=np.int32)  # the label tells which example was drawn
-    split = data.Split.on_device(inputs, labels, data.Standardise(mean, std))
+def test_a_drawn_batch_is_gathered_transformed_and_one_hot(dtype):
+    split = numbered(50, dtype)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        images, drawn = jax.jit(data.draw_batch, static_argnums=2)(jax.random.key(0), split, 400)
-        _, other = data.draw_batch(jax.random.key(1), split, 400)
-    assert images.dtype == jnp.float32 and drawn.dtype == jnp.int32 and images.shape == (400, 4, 4, 3)
+        inputs, targets = jax.jit(data.make_draw_batch(400, 50))(jax.random.key(0), split)
+        other = data.make_draw_batch(400, 50)(jax.random.key(1), split)[1]
+    assert inputs.dtype == targets.dtype == jnp.float32 and inputs.shape == (400, 4, 4, 3)
+    drawn = np.asarray(targets).argmax(axis=1)
+    np.testing.assert_array_equal(targets, np.eye(50)[drawn])
+    np.testing.assert_array_equal(drawn, jax.random.randint(jax.random.key(0), (400,), 0, 50))
     scale = 255 if dtype == np.uint8 else 1
-    expected = (inputs[np.asarray(drawn)].astype(np.float64) / scale - mean) / std
-    np.testing.assert_allclose(images, expected, rtol=1e-5, atol=1e-5)
-    assert set(np.asarray(drawn).tolist()) == set(range(50))  # the first and the last example included
-    assert not np.array_equal(drawn, other)
+    expected = (np.asarray(split.inputs)[drawn].astype(np.float64) / scale - MEAN) / STD
+    np.testing.assert_allclose(inputs, expected, rtol=1e-5, atol=1e-5)
+    assert set(drawn.tolist()) == set(range(50))  # the first and the last example included
+    assert not np.array_equal(targets, other)
+
+
+def test_augmentation_changes_what_was_drawn_by_a_key_of_its_own():
+    split, key = numbered(50), jax.random.key(0)
+    keys = []
+
+    def noisy(key, inputs):
+        keys.append(key)
+        return inputs + jax.random.normal(key, inputs.shape)
+
+    inputs, targets = data.make_draw_batch(64, 50, noisy)(key, split)
+    (own,) = keys
+    clean = split.transform(split.inputs[np.asarray(targets).argmax(axis=1)])
+    np.testing.assert_allclose(inputs - jax.random.normal(own, inputs.shape), clean, atol=1e-5)
+    for index_key in (key, own):  # with which of the keys the examples are drawn shows in their numbers
+        numbers = jax.random.randint(index_key, (64,), 0, 50)
+        assert not np.array_equal(numbers, np.asarray(targets).argmax(axis=1))
+    again, same = data.make_draw_batch(64, 50, noisy)(key, split)
+    np.testing.assert_array_equal(inputs, again)
+    np.testing.assert_array_equal(targets, same)
+
+
+def test_readmes_own_outer_loop_learns():
+    """Built by the very calls that README gives; "Underneath are pure functions", it says, "to be jitted by you"."""
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    make = re.search(r"`(make_distiller\(problem, optimizer, make_draw_batch\(.*?\).*?\))`", readme)
+    held_out = re.search(r"`train, valid, test = (hold_out\(.*?\)\))`", readme)
+    assert make and held_out
+    model, key = ddjax.build_model("linear", (28, 28, 1), 10), jax.random.key(0)
+    names = {
+        **{name: getattr(ddjax, name) for name in ("make_distiller", "make_draw_batch", "hold_out", "load_dataset")},
+        "problem": ddjax.make_problem(model, "gd", False, ddjax.fixed_init(model.init(key))),
+        **{"optimizer": optax.adam(0.1), "batch_size": 64, "num_classes": 10, "name": "digits"},
+    }
+    train, _, _ = eval(held_out[1], names)
+    distiller = eval(make[1], names)
+    sizes = {"steps": 1, "epochs": 1, "per_class": 1, "learning_rate": 0.01}
+    state = distiller.init(ddjax.init_distilled(key, input_shape=(28, 28, 1), num_classes=10, **sizes))
+    step, losses = jax.jit(distiller.step), []
+    for _ in range(30):
+        state, info = step(key, state, train)
+        losses.append(float(info.loss))
+    assert int(state.step) == 30 and np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
 
 def test_standardise_is_this_arithmetic_bit_for_bit():

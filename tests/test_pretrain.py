@@ -16,7 +16,7 @@ from compiled_once import compiled_once
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData
-from ddjax.data import Split, load_dataset
+from ddjax.data import Split, load_dataset, make_draw_batch
 from ddjax.errors import InputError
 from ddjax.models import build_model
 from ddjax.recipes import Recipe, get_recipe
@@ -74,12 +74,12 @@ def alone(digits, number, seed=0):
     model = network(digits)
     real = Split.on_device(digits.x_train, digits.y_train, digits.transform)
     weights_key, batches_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
-    options: dict[str, Any] = TRAINING._asdict()
+    draw_batch = make_draw_batch(TRAINING.batch_size, 10)
 
     @jax.jit
     def trained(weights_key, batches_key):
         loss = losses.of_network(model.apply)
-        return fit(batches_key, loss, model.init(weights_key), real, 10, **options)
+        return fit(batches_key, loss, model.init(weights_key), real, draw_batch, steps=TRAINING.steps, lr=TRAINING.lr)
 
     return trained(weights_key, batches_key)
 

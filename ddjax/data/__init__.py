@@ -4,10 +4,10 @@ from ddjax.data.dataset import (
     Dataset,
     MissingDataError,
     Split,
-    draw_batch,
     hold_out,
 )
 from ddjax.data.pictures import as_pictures, parse_shape
+from ddjax.data.sampling import make_draw_batch
 from ddjax.data.sources import DATASETS, load_dataset, prepare
 from ddjax.data.transforms import Standardise, Transform, transform_from_json
 
@@ -19,9 +19,9 @@ __all__ = [
     "Standardise",
     "Transform",
     "as_pictures",
-    "draw_batch",
     "hold_out",
     "load_dataset",
+    "make_draw_batch",
     "parse_shape",
     "prepare",
     "transform_from_json",

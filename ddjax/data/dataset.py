@@ -1,4 +1,4 @@
-"""A data set in memory, its parts on the device, and the batches drawn from them.
+"""A data set in memory, and its parts on the device.
 
 Pixels stay as they are stored (uint8 wherever possible) until a batch is drawn: the transform happens inside the jitted
 step, so a device holds one byte a pixel and nothing crosses from the host.
@@ -68,17 +68,6 @@ class Split(NamedTuple):
     def on_device(cls, inputs: np.ndarray, labels: np.ndarray, transform: Transform) -> "Split":
         """The same, of arrays in NumPy."""
         return cls(jnp.asarray(inputs), jnp.asarray(labels), jax.tree.map(jnp.asarray, transform))
-
-
-def draw_batch(key: jax.Array, split: Split, size: int) -> tuple[jax.Array, jax.Array]:
-    """Draws examples uniformly, with replacement, and transforms them; jittable with `size` static.
-
-    Returns inputs [size, ...] float32 as a network reads them and labels [size] int32.
-    """
-    index = jax.random.randint(key, (size,), 0, split.labels.shape[0], dtype=jnp.int32)
-    inputs = split.inputs.at[index].get(mode="promise_in_bounds")
-    labels = split.labels.at[index].get(mode="promise_in_bounds")
-    return split.transform(inputs), labels
 
 
 def stratified_part(labels: np.ndarray, size: int, seed: int) -> np.ndarray:

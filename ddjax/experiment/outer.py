@@ -12,7 +12,7 @@ from ddjax.core.inner import unroll
 from ddjax.core.losses import Params
 from ddjax.core.meta import Layout
 from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
-from ddjax.data import Split, draw_batch
+from ddjax.data import Split, make_draw_batch
 from ddjax.evaluation.measure import score
 from ddjax.evaluation.real_sets import random_sets
 from ddjax.experiment.setup import Experiment
@@ -36,18 +36,15 @@ def make_optimizer(settings: Outer) -> optax.GradientTransformation:
 
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     """The outer loop of a recipe; its step's data set is `Experiment.data`."""
-    settings, classes = experiment.recipe.outer, experiment.dataset.num_classes
-
-    def draw(key: jax.Array, split: Split) -> tuple[jax.Array, jax.Array]:
-        inputs, labels = draw_batch(key, split, settings.batch_size)
-        return inputs, jax.nn.one_hot(labels, classes)
+    settings = experiment.recipe.outer
+    draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes)
 
     def from_weights(init: Init) -> Distiller:
         problem = experiment.problem._replace(init=init)
         return make_distiller(
             problem,
             make_optimizer(settings),
-            draw,
+            draw_batch,
             num_nets=settings.num_nets,
             ema_decay=settings.ema,
             layout=layout,

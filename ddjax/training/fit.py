@@ -9,7 +9,8 @@ import optax
 
 from ddjax.core.losses import Loss, Params
 from ddjax.core.meta import Problem
-from ddjax.data import Split, draw_batch
+from ddjax.core.outer import DrawBatch
+from ddjax.data import Split, make_draw_batch
 from ddjax.evaluation.baselines import Scores
 from ddjax.evaluation.measure import score
 
@@ -19,27 +20,25 @@ def fit(
     loss: Loss,
     params: Params,
     split: Split,
-    num_classes: int,
+    draw_batch: DrawBatch,
     *,
     steps: int,
-    batch_size: int,
     lr: float,
 ) -> Params:
-    """Adam with cosine decay to zero, on batches drawn with replacement; jittable, and `vmap` trains networks side by side.
+    """Adam with cosine decay to zero, on batches of real data; jittable, and `vmap` trains networks side by side.
 
     Args:
       key: draws the batches.
       loss: mean loss of a batch, (params, inputs [b, ...], targets [b, K]).
       params: weights to start from.
-      split: real data; num_classes: K.
-      steps, batch_size, lr: length, examples a step, peak rate.
+      split: real data; draw_batch: how batches are drawn from them, as for the outer loop.
+      steps, lr: length, peak rate.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
 
     def step(carry: Any, step_key: jax.Array) -> tuple[Any, None]:
         params, opt_state = carry
-        inputs, labels = draw_batch(step_key, split, batch_size)
-        grads = jax.grad(loss)(params, inputs, jax.nn.one_hot(labels, num_classes))
+        grads = jax.grad(loss)(params, *draw_batch(step_key, split))
         updates, opt_state = optimizer.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state), None
 
@@ -68,11 +67,11 @@ def full_data(
       steps, batch_size, lr: updates, examples an update, and the rate that decays to zero.
     """
     num_classes = int(jax.eval_shape(problem.apply, problem.init(key), train.inputs[:1].astype(jnp.float32)).shape[-1])
+    draw_batch = make_draw_batch(batch_size, num_classes)
 
     @jax.jit
     def fitted(key: jax.Array, params: Params, train: Split, test: Split) -> jax.Array:
-        options: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr}
-        params = fit(key, problem.inner_loss, params, train, num_classes, **options)
+        params = fit(key, problem.inner_loss, params, train, draw_batch, steps=steps, lr=lr)
         return score(problem.apply, params, test)[0]
 
     def accuracy(j: int) -> float:

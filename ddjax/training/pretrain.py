@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ddjax.core import losses
 from ddjax.core.losses import Params
-from ddjax.data import Dataset, Split, load_dataset
+from ddjax.data import Dataset, Split, load_dataset, make_draw_batch
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import score
 from ddjax.models import Model, build_model
@@ -143,10 +143,12 @@ def _trainer(model: Model, dataset: Dataset, training: Training, seed: int) -> C
     real = Split.on_device(dataset.x_train, dataset.y_train, dataset.transform)
     test = Split.on_device(dataset.x_test, dataset.y_test, dataset.transform)
     loss = losses.of_network(model.apply)
+    draw_batch = make_draw_batch(training.batch_size, dataset.num_classes)
 
     def one_network(number: jax.Array, real: Split, test: Split) -> tuple[Params, jax.Array]:
         weights_key, batches_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
-        params = fit(batches_key, loss, model.init(weights_key), real, dataset.num_classes, **training._asdict())
+        start = model.init(weights_key)
+        params = fit(batches_key, loss, start, real, draw_batch, steps=training.steps, lr=training.lr)
         return params, score(model.apply, params, test)[0]
 
     each, whole = PartitionSpec("nets"), PartitionSpec()

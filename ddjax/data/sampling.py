@@ -1,0 +1,37 @@
+"""Real minibatches, drawn, transformed and augmented on the device: one function for the outer loop and for training."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ddjax.core.outer import DrawBatch
+from ddjax.data.dataset import Split
+
+# (key, inputs [b, ...] float32) -> inputs of the same shape.
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def make_draw_batch(batch_size: int, num_classes: int, augment: Augment | None = None) -> DrawBatch:
+    """How real examples are drawn: uniformly, with replacement.
+
+    Args:
+      batch_size: b.
+      num_classes: K.
+      augment: changes the drawn inputs, in the space that the network reads, at random; it has a key of its own.
+
+    Returns:
+      A jittable `(key, split) -> (inputs [b, ...] float32 as a network reads them, one-hot targets [b, K] float32)`.
+    """
+
+    def draw_batch(key: jax.Array, split: Split) -> tuple[jax.Array, jax.Array]:
+        if augment is not None:
+            key, augment_key = jax.random.split(key)
+        index = jax.random.randint(key, (batch_size,), 0, split.labels.shape[0], dtype=jnp.int32)
+        inputs = split.transform(split.inputs.at[index].get(mode="promise_in_bounds"))
+        labels = split.labels.at[index].get(mode="promise_in_bounds")
+        if augment is not None:
+            inputs = augment(augment_key, inputs)
+        return inputs, jax.nn.one_hot(labels, num_classes)
+
+    return draw_batch
