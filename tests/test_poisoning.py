@@ -22,7 +22,8 @@ from ddjax.experiment.setup import outer_labels
 from ddjax.recipes import Data, Recipe
 from ddjax.show import tables
 from ddjax.storage import artifact
-from ddjax.training.pretrain import Training, load_pool, pretrain_for
+from ddjax.storage.pools import load_pool
+from ddjax.training.pretrain import Training, pretrain_for
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -231,7 +232,7 @@ def test_the_summary_is_what_numpy_finds_from_the_files(poisoned):
     assert images.shape[:2] == (1, 10) and log_lrs.shape == (1, 1)
     digits = load_dataset("digits")
     x = np.asarray(digits.transform(digits.x_test)).reshape(400, -1)
-    pool = load_pool(Path(recipe.network.pool), experiment.recipe_model(recipe, digits))
+    pool = load_pool(Path(recipe.network.pool), experiment.recipe_model(recipe, digits).init)
     confusions = []
     for number in range(3):
         start = jax.tree.map(lambda leaf, j=number: leaf[j].astype(np.float64), pool.test)

@@ -21,8 +21,9 @@ from ddjax.errors import InputError
 from ddjax.models import build_model
 from ddjax.recipes import Recipe, get_recipe
 from ddjax.storage import artifact, tensorfile
+from ddjax.storage.pools import load_pool
 from ddjax.training.fit import fit
-from ddjax.training.pretrain import Training, load_pool, pretrain, pretrain_for
+from ddjax.training.pretrain import Training, pretrain, pretrain_for
 
 P, Q = 3, 2
 TRAINING = Training(steps=60, batch_size=32, lr=5e-3)
@@ -115,7 +116,7 @@ def test_parts_are_disjoint_and_complete(whole, digits):
     path, pool = whole
     tensors = safetensors.numpy.load_file(path)
     assert tensors and all(name.startswith("nets/") and len(tensor) == P + Q for name, tensor in tensors.items())
-    loaded = load_pool(path, network(digits))
+    loaded = load_pool(path, network(digits).init)
     assert same_bits(loaded.train, pool.train) and same_bits(loaded.test, pool.test)
     for name, tensor in tensorfile.named("nets", stacked(loaded)).items():
         assert tensor.tobytes() == tensors[name].tobytes()
@@ -169,7 +170,7 @@ def test_interrupted_and_resumed_is_bitwise_the_uninterrupted_pool(tmp_path, mon
     with pytest.raises(
         InputError, match=rf"is unfinished \({writes} of 5 networks\): go on with `ddjax pretrain --res"
     ):
-        load_pool(path, network(digits))
+        load_pool(path, network(digits).init)
     resumed = make(path, digits, about={"model": "mlp"}, resume=True)
     assert path.read_bytes() == whole[0].read_bytes()
     assert same_bits(stacked(resumed), stacked(whole[1])) and resumed.metadata == whole[1].metadata
@@ -238,7 +239,7 @@ pretrain(Path(sys.argv[1]), model, digits, num_nets=3, test_nets=2, training=Tra
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["network", "2/5"], ["network", "4/5"], ["network", "5/5"]]
-    pool = load_pool(path, network(digits))
+    pool = load_pool(path, network(digits).init)
     mean, std = np.mean(pool.metadata["accuracy"]), np.std(pool.metadata["accuracy"])
     assert lines[-1].endswith(f"test {mean:.2f} ± {std:.2f} %")
     for mine, other in zip(jax.tree.leaves(stacked(whole[1])), jax.tree.leaves(stacked(pool)), strict=True):
@@ -325,7 +326,7 @@ def path(tmp_path, whole):
 
 def test_no_such_file(tmp_path, digits):
     for path in (tmp_path / "none", tmp_path):
-        message = refused(load_pool, path, network(digits))
+        message = refused(load_pool, path, network(digits).init)
         assert message == f"there is no pool of trained networks at {path}: make it with `ddjax pretrain RECIPE` first"
 
 
@@ -333,7 +334,7 @@ def test_no_such_file(tmp_path, digits):
 def test_damaged(path, digits, length):
     path.write_bytes(path.read_bytes()[:length])
     for call in (load_pool, lambda path, _: make(path, digits, resume=True)):
-        message = refused(call, path, network(digits))
+        message = refused(call, path, network(digits).init)
         assert message.startswith(f"{path} is damaged") and "make it again with `ddjax pretrain`" in message
 
 
@@ -342,22 +343,22 @@ def test_an_artefact_is_no_pool(tmp_path, digits):
     arrays: Any = (np.zeros((1, 2, 3)), np.ones((1, 2, 2)) / 2, np.zeros((1, 1)))
     artifact.save_artifact(path, DistilledData(*arrays), {"name": "x"})
     for call in (load_pool, lambda path, _: make(path, digits, resume=True)):
-        message = refused(call, path, network(digits))
+        message = refused(call, path, network(digits).init)
         assert message == f"{path} is not a pool of networks: give a file that `ddjax pretrain` wrote"
 
 
 def test_a_pool_is_no_artefact(path):
-    assert "lacks the tensors images, labels, learning_rates" in refused(artifact.load, path)
+    assert "lacks the tensors images, labels, learning_rates" in refused(artifact.load_artifact, path)
 
 
 def test_foreign_and_newer_files(path, digits):
     safetensors.numpy.save_file({"weight": np.zeros(3, np.float32)}, path)
-    assert "ddjax did not write" in refused(load_pool, path, network(digits))
+    assert "ddjax did not write" in refused(load_pool, path, network(digits).init)
 
 
 def test_newer_format(path, digits):
     rewrite(path, lambda header: header.update(format_version=99))
-    assert "format version 99" in refused(load_pool, path, network(digits))
+    assert "format version 99" in refused(load_pool, path, network(digits).init)
 
 
 def test_networks_of_another_architecture(path, digits):
@@ -366,7 +367,7 @@ def test_networks_of_another_architecture(path, digits):
         ("mlp", 3, "dense2/bias: [5, 10] there, [5, 3] wanted"),
         ("lenet", 10, "conv1/bias: [] there, [5, 6] wanted"),
     ]:
-        assert refused(load_pool, path, network(digits, name, classes)) == (
+        assert refused(load_pool, path, network(digits, name, classes).init) == (
             f"{path} holds networks of another architecture or class count ({wrong}): give a pool for this one"
         )
 
@@ -374,7 +375,7 @@ def test_networks_of_another_architecture(path, digits):
 def test_a_network_missing_from_one_tensor(path, digits):
     """So that no network is put together of parts that are not its own."""
     rewrite(path, **{"nets/dense1/bias": np.zeros((P + Q - 1, 128), np.float32)})
-    message = refused(load_pool, path, network(digits))
+    message = refused(load_pool, path, network(digits).init)
     assert "(dense1/bias: [4, 128] there, [5, 128] wanted)" in message
 
 
@@ -394,14 +395,14 @@ def test_a_network_missing_from_one_tensor(path, digits):
 def test_headers_that_make_no_sense(path, digits, change):
     rewrite(path, change)
     for call in (load_pool, lambda path, _: make(path, digits, resume=True)):
-        message = refused(call, path, network(digits))
+        message = refused(call, path, network(digits).init)
         assert message.startswith(f"{path} has a damaged 'ddjax' header: copy it again, or make it again")
 
 
 @pytest.mark.parametrize("bias", [np.full((5, 128), np.nan, np.float32), np.zeros((5, 128))], ids=["nan", "float64"])
 def test_weights_that_cannot_be_used(path, digits, bias):
     rewrite(path, **{"nets/dense1/bias": bias})
-    assert "holds weights that are not finite float32: copy it again" in refused(load_pool, path, network(digits))
+    assert "holds weights that are not finite float32: copy it again" in refused(load_pool, path, network(digits).init)
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist-fixed", "voc2007"])

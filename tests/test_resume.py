@@ -24,11 +24,12 @@ from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.meta import Problem
 from ddjax.core.outer import make_distiller
-from ddjax.errors import InputError
+from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
 from ddjax.evaluation import baselines
 from ddjax.experiment import distill as distilling
 from ddjax.storage import artifact
-from ddjax.training import devices, fit, loop as run
+from ddjax.storage.checkpoints import Checkpoints
+from ddjax.training import devices, fit, loop as run, progress
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -94,13 +95,17 @@ def stop_at(monkeypatch):
     """`stop_at(step, signal)`: this process gets a real signal as that step has been sent off."""
 
     def arm(step: int | None, signum: int = signal.SIGTERM):
-        class Bar(run.tqdm):
-            def update(self, n=1):
-                self.n += n
-                if self.n == step:
+        class Bar(progress.Bar):
+            def __init__(self, first, *others):
+                super().__init__(first, *others)
+                self.done = first
+
+            def update(self, count=1):
+                self.done += count
+                if self.done == step:
                     os.kill(os.getpid(), signum)
 
-        monkeypatch.setattr(run, "tqdm", Bar)
+        monkeypatch.setattr(run, "Bar", Bar)
 
     return arm
 
@@ -141,7 +146,7 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, stop_at, whole, 
     for i, stop in enumerate(stops):
         signum = (signal.SIGTERM, signal.SIGINT)[i % 2]
         stop_at(stop, signum)
-        with pytest.raises(run.InterruptedRunError, match=f"interrupted at step {stop}") as excinfo:
+        with pytest.raises(InterruptedRunError, match=f"interrupted at step {stop}") as excinfo:
             distil(tmp_path)
         assert (excinfo.value.signum, excinfo.value.step) == (signum, stop)
         assert [row["step"] for row in metrics(tmp_path)] == [s for s in (5, 10, 15, 20, 23) if s <= stop]
@@ -164,7 +169,7 @@ def test_a_signal_at_any_moment_of_a_step_is_saved_for(tmp_path, monkeypatch, wh
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "time", Clock())
-        with pytest.raises(run.InterruptedRunError) as excinfo:
+        with pytest.raises(InterruptedRunError) as excinfo:
             distil(tmp_path)
     assert checkpoints(tmp_path) == [excinfo.value.step]
     assert_same(distil(tmp_path), whole[0])
@@ -173,7 +178,7 @@ def test_a_signal_at_any_moment_of_a_step_is_saved_for(tmp_path, monkeypatch, wh
 def test_signals_are_handed_back(tmp_path, stop_at):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     stop_at(3)
-    with pytest.raises(run.InterruptedRunError):
+    with pytest.raises(InterruptedRunError):
         distil(tmp_path)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
@@ -300,16 +305,15 @@ def test_a_failing_checkpoint_leaves_the_ones_before(tmp_path, monkeypatch, whol
 def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(tmp_path, every):
     """Step 8 throws the images far out: the loss of step 9 is not finite."""
     distiller = toy(lambda count: jnp.where(count < 7, 1.0, 1e30))
-    with pytest.raises(run.NonFiniteError, match=r"^step 9: loss .*") as excinfo:
+    with pytest.raises(NonFiniteError, match=r"^step 9: loss .*") as excinfo:
         distil(tmp_path, distiller=distiller, eval_every=every)
     message = str(excinfo.value)
     assert "\n" not in message and "not finite" in message and "lower --lr" in message
     for name in ("images", "labels", "log_lrs"):
         assert f"{name} " in message
     assert checkpoints(tmp_path) == [8]
-    good = distil(tmp_path / "good", distiller=distiller, eval_every=4, outer_steps=8)
-    like = good._replace(recent=jax.tree.map(lambda leaf: np.zeros((every, *leaf.shape[1:]), leaf.dtype), good.recent))
-    saved = run.Checkpoints(tmp_path / "checkpoints").restore(like)
+    good = distil(tmp_path / "good", distiller=distiller, eval_every=every, outer_steps=8)
+    saved = Checkpoints(tmp_path / "checkpoints").restore(lambda step: good)
     for a, b in zip(jax.tree.leaves(saved.state), jax.tree.leaves(good.state), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes() and np.isfinite(a).all()
     assert all(np.isfinite(row["loss"]) and row["step"] < 9 for row in metrics(tmp_path))

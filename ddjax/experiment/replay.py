@@ -15,7 +15,7 @@ from ddjax.experiment.starts import Nets, Starts, make_starts, one_network
 from ddjax.experiment.streams import stream
 from ddjax.models import Model, build_model
 from ddjax.recipes import Recipe
-from ddjax.storage.artifact import load_artifact
+from ddjax.storage.artifact import EVALUATE_NEEDS, load_artifact
 
 
 def evaluate_artifact(
@@ -41,7 +41,8 @@ def evaluate_artifact(
     Raises:
       InputError: the artefact, its data or its model cannot be used together.
     """
-    distilled, metadata, params = load_artifact(path, needed=("recipe", "model", "transform"))
+    distilled, metadata, params = artifact = load_artifact(path)
+    artifact.require(EVALUATE_NEEDS, path)
     try:
         recipe = Recipe.from_json(metadata["recipe"])
         recipe.validate()

@@ -12,7 +12,7 @@ from ddjax.errors import InputError
 from ddjax.experiment.streams import stream
 from ddjax.models import Model, load_imagenet_alexnet
 from ddjax.recipes import Recipe
-from ddjax.training.pretrain import Pool, load_pool
+from ddjax.storage.pools import Pool, load_pool
 
 
 class Nets(NamedTuple):
@@ -76,7 +76,7 @@ def make_starts(recipe: Recipe, model: Model, dataset: Dataset, key: jax.Array) 
             load_imagenet_alexnet(network.checkpoint, dataset.num_classes, input_shape=dataset.input_shape)
         )
     if network.pool:
-        pool = load_pool(Path(network.pool), model)
+        pool = load_pool(Path(network.pool), model.init)
         count = jax.tree.leaves(pool.train)[0].shape[0]
         if network.init == "fixed":
             return one_network(jax.tree.map(lambda leaf: leaf[recipe.seed % count], pool.train))._replace(pool=pool)

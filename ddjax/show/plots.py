@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from ddjax.data import transform_from_json
-from ddjax.errors import InputError
-from ddjax.storage.artifact import Artifact
+from ddjax.storage.artifact import PLOT_NEEDS, Artifact
 
 _DPI = 120
 
@@ -105,7 +104,11 @@ def plot_learning_rates(artifact: Artifact, path: Path) -> None:
     for epoch in range(epochs):
         axis.plot(np.arange(1, steps + 1) + epoch * steps, lrs[epoch], "o-", label=f"epoch {epoch + 1}")
     axis.axhline(
-        artifact.metadata["recipe"]["inner"]["inner_lr"], color="gray", linewidth=0.8, linestyle="--", label="initial value"
+        artifact.metadata["recipe"]["inner"]["inner_lr"],
+        color="gray",
+        linewidth=0.8,
+        linestyle="--",
+        label="initial value",
     )
     axis.set(xlabel="inner step", ylabel="learning rate", yscale="log")
     axis.set_xlim(0.5, lrs.size + 0.5)  # a lone step would otherwise get an axis of fractions
@@ -116,9 +119,7 @@ def plot_learning_rates(artifact: Artifact, path: Path) -> None:
 
 def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draws every picture there is something for into `folder` and returns their paths."""
-    missing = [key for key in ("class_names", "transform", "recipe") if key not in artifact.metadata]
-    if missing:
-        raise InputError(f"the artefact's header lacks {', '.join(missing)}: copy or distill it again")
+    artifact.require(PLOT_NEEDS)
     paths = [folder / "images.png", folder / "learning_rates.png"]
     plot_images(artifact, paths[0])
     plot_learning_rates(artifact, paths[1])

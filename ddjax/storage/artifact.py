@@ -2,19 +2,11 @@
 
 Tensors: `images` float32 [S, M, ...] in normalised space, `labels` float32 [S, M, K] (probabilities), `learning_rates`
 float32 [E, S], and `params/...` float32, the initial weights, where they are fixed (without them the images are useless).
-Header: one entry `ddjax`, a JSON object. To be evaluated, it must have
-
-    data, data_source       what the data set is called, and which it is exactly
-    transform               what was done to the inputs (`data.transforms`)
-    class_names             one a class, in the order of the labels
-    model                   {name, input_shape, num_classes}; `distill` adds the names and shapes of its weights
-    recipe                  every setting (`Recipe.to_json`)
-
-and to be drawn, transform, class_names and recipe.
+Header: one entry `ddjax`, a JSON object; `save_artifact` says what it must have to be of further use.
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +18,11 @@ from ddjax.recipes import Recipe
 from ddjax.storage import tensorfile
 
 FILE_NAME = "distilled.safetensors"
+
+# What a header must have to be used; see `save_artifact`.
+EVALUATE_NEEDS = ("recipe", "transform", "model")
+PLOT_NEEDS = ("recipe", "transform", "class_names")
+
 _AGAIN = "copy or distill it again"
 
 
@@ -42,6 +39,15 @@ class Artifact(NamedTuple):
     metadata: dict[str, Any]
     params: dict[str, Any] | None
 
+    def require(self, names: Iterable[str], path: str | os.PathLike[str] = "the artefact") -> None:
+        """Raises InputError where the header lacks some of `names`, with `path` in its message."""
+        missing = [name for name in names if name not in self.metadata]
+        if missing:
+            raise InputError(
+                f"{path}: the 'ddjax' header lacks {', '.join(missing)}: save it with that (see ddjax.save_artifact), or "
+                "distill it again"
+            )
+
 
 def save_artifact(
     path: str | os.PathLike[str], distilled: DistilledData, metadata: Mapping[str, Any], params: Any = None
@@ -51,7 +57,12 @@ def save_artifact(
     Args:
       path: file to write; one that exists is replaced.
       distilled: data whose `labels` are probabilities.
-      metadata: JSON-serialisable; this module's docstring says what it must have to be of further use.
+      metadata: JSON-serialisable, and it may be empty. To evaluate the file takes `recipe`, `transform` and `model`, to plot
+        it `recipe`, `transform` and `class_names`:
+          recipe: `Recipe.to_json()`, which tells the data set among other things.
+          transform: `Transform.to_json()`, what is done to inputs before the network reads them.
+          model: {"input_shape": [...], "num_classes": K}.
+          class_names: K strings.
       params: initial weights, a nested dict of arrays, where they are fixed.
     """
     tensors = {
@@ -64,16 +75,11 @@ def save_artifact(
     tensorfile.write(Path(path), tensors, metadata)
 
 
-def load_artifact(path: str | os.PathLike[str], needed: Collection[str] = ()) -> Artifact:
+def load_artifact(path: str | os.PathLike[str]) -> Artifact:
     """Reads an artefact, from its file or from the folder of a run; one of format version 1 as if it were of this one.
 
-    Args:
-      path: file or folder.
-      needed: what the header must have.
-
     Raises:
-      InputError: no such file, damaged or not safetensors, not a ddjax artefact, of a newer format, inconsistent, or without
-        what is needed.
+      InputError: no such file, damaged or not safetensors, not a ddjax artefact, of a newer format or inconsistent.
     """
     path = Path(path)
     if path.is_dir():
@@ -83,9 +89,6 @@ def load_artifact(path: str | os.PathLike[str], needed: Collection[str] = ()) ->
     tensors, metadata = tensorfile.read(path, _AGAIN)
     if metadata["format_version"] == 1:
         metadata = _from_version_1(path, metadata)
-    missing = [name for name in needed if name not in metadata]
-    if missing:
-        raise InputError(f"the header of {path} lacks {', '.join(missing)}: save it with them, or distill it again")
     return Artifact(_distilled(path, tensors), metadata, tensorfile.nested("params", tensors, path, _AGAIN))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddjax.core.meta import Layout
+from ddjax.storage.provenance import usable_cores
 
 
 def use_all_cores(most: int = 8) -> None:
@@ -17,7 +18,7 @@ def use_all_cores(most: int = 8) -> None:
     """
     if "XLA_FLAGS" not in os.environ:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-        jax.config.update("jax_num_cpu_devices", min(most, len(os.sched_getaffinity(0))))
+        jax.config.update("jax_num_cpu_devices", min(most, usable_cores()))
 
 
 def make_mesh(num_nets: int, batch_size: int, *, smallest_share: int = 64) -> Mesh | None:

@@ -3,27 +3,23 @@
 Knows nothing of data sets or networks: it drives a `Distiller` and a validation function.
 """
 
-import hashlib
-import json
 import operator
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from tqdm import tqdm
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.outer import Distiller, DistillState, Info
-from ddjax.errors import InputError
-from ddjax.storage.files import write_whole
+from ddjax.errors import InterruptedRunError, NonFiniteError
+from ddjax.storage.checkpoints import Checkpoints
+from ddjax.storage.metrics import MetricsLog
+from ddjax.training import signals
+from ddjax.training.progress import Bar, say
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -33,112 +29,13 @@ Validate = Callable[[DistilledData], tuple[jax.Array, jax.Array]]
 
 class RunState(NamedTuple):
     """Everything a resumed run needs: the distiller's state, the iterate that did best on held-out training data, and
-    `recent`, the infos of the steps since the last validation, in the first rows of arrays [validation interval]."""
+    `recent`, the infos of the steps since the last multiple of the validation interval [such steps + 1], then zeros."""
 
     state: DistillState
     best: DistilledData
     best_accuracy: jax.Array
     best_step: jax.Array
     recent: Info
-
-
-class InterruptedRunError(Exception):
-    """SIGINT or SIGTERM arrived; the run was saved. `signum` is the signal's number."""
-
-    def __init__(self, signum: int, step: int):
-        super().__init__(f"interrupted at step {step}")
-        self.signum, self.step = signum, step
-
-
-class NonFiniteError(ArithmeticError):
-    """Loss or meta-gradient was not finite; the state before that step was saved."""
-
-
-class Checkpoints:
-    """Checkpoints of one run in a folder: written atomically, the newest two kept, read back bit for bit.
-
-    Each holds a digest of its files, written last: one without it was never finished, one that differs is damaged.
-    """
-
-    def __init__(self, folder: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
-        self._folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
-
-    def save(self, run: RunState) -> None:
-        step = int(run.state.step)
-        if self._manager.latest_step() != step:
-            self._manager.save(step, args=ocp.args.StandardSave(run))
-            write_whole(self._folder / str(step) / "digest", self._digest(step))
-
-    def restore(self, like: RunState) -> RunState:
-        """The newest intact checkpoint, or `like` itself where there is none; newer ones that are not are deleted.
-
-        Raises:
-          InputError: there are only damaged ones.
-        """
-        damaged: list[int] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            digest = self._folder / str(step) / "digest"
-            if not digest.is_file():
-                self._manager.delete(step)
-            elif digest.read_bytes() != self._digest(step).encode():
-                damaged.append(step)
-            else:
-                for newer in damaged:
-                    print(f"the checkpoint of step {newer} is damaged: going on from step {step}", flush=True)
-                    self._manager.delete(newer)
-                return cast(RunState, self._manager.restore(step, args=ocp.args.StandardRestore(like)))
-        if damaged:
-            raise InputError(f"the checkpoints in {self._folder} are damaged: start again with another --out")
-        return like
-
-    def _digest(self, step: int) -> str:
-        folder, total = self._folder / str(step), hashlib.sha256()
-        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("digest")):
-            total.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-        return total.hexdigest()
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one JSON object a validation, in order of steps. Lines past a resumed step are dropped."""
-
-    def __init__(self, path: Path, step: int):
-        self._path = path
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self.seconds = kept[-1]["seconds"] if kept else 0.0
-
-    def append(self, row: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line cut short by a crash is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-@contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them, where this is the main thread."""
-    noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(s, lambda signum, frame: noted.append(signum)) for s in signals]
-    try:
-        yield noted
-    finally:
-        for s, handler in zip(signals, previous, strict=True):
-            signal.signal(s, handler)
 
 
 def run(
@@ -156,7 +53,7 @@ def run(
     """Distils for `outer_steps` steps and returns the final state with the best iterate; resumes what `folder` holds.
 
     Step t depends on `fold_in(key, t)` and the state alone, so an interrupted and resumed run is bitwise equal to one that
-    was never interrupted.
+    was never interrupted. A finished run goes on where `outer_steps` is more than it had.
 
     Args:
       key: the run's one key.
@@ -174,92 +71,121 @@ def run(
     """
     step_fn = jax.jit(distiller.step, donate_argnums=1)
     start = distiller.init(distilled)
-    interval = min(eval_every, outer_steps)
-    info_like = jax.eval_shape(step_fn, key, start, dataset)[1]
-    recent = jax.tree.map(lambda leaf: np.zeros((interval, *leaf.shape), leaf.dtype), info_like)
-    like = RunState(start, jax.tree.map(jnp.copy, distilled), jnp.full((), -1.0), jnp.full((), -1, jnp.int32), recent)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    current = checkpoints.restore(like)
-    first = int(current.state.step)
-    log = MetricsLog(folder / "metrics.jsonl", first)
-    started = time.monotonic() - log.seconds
-    saved_at = time.monotonic()
-    infos = [jax.tree.map(operator.itemgetter(i), current.recent) for i in range(first % interval)]
-    with _signals_noted() as noted, _bar(first, outer_steps, progress) as bar:
-        for step in range(first + 1, outer_steps + 1):
-            state, info = step_fn(key, current.state, dataset)
-            current = current._replace(state=state)
-            # The previous step's numbers: reading this one's would leave the device idle until the next is sent.
-            if infos and not infos[-1].finite:
-                checkpoints.save(_with_recent(current, infos[:-1]))
-                raise NonFiniteError(_explain(step - 1, infos[-1]))
-            infos.append(info)
+    going = _Run(start, distilled, step_fn.eval_shape(key, start, dataset)[1], validate, folder, eval_every)
+    if going.step < outer_steps:
+        # Before the bar, whose clock would count it as a step's; and before signals wait for the end of a step.
+        say("compiling the outer step", progress)
+        step_fn.lower(key, going.current.state, dataset).compile()
+    with signals.noted() as noted, Bar(going.step, outer_steps, "step", progress) as bar:
+        while going.step < outer_steps:
+            going.advance(*step_fn(key, going.current.state, dataset))
             bar.update()
-            if step % eval_every == 0 or step == outer_steps:
-                if not info.finite:
-                    checkpoints.save(_with_recent(current, infos[:-1]))
-                    raise NonFiniteError(_explain(step, info))
-                current, row = _validated(current, validate, infos)
-                row["seconds"] = round(time.monotonic() - started, 3)
-                log.append(row)
-                bar.set_postfix_str(f"loss {row['loss']:.3f}, valid {100 * row['valid_accuracy']:.2f} %")
-                _say(progress and bar.disable, step, outer_steps, row)
-                infos = []
+            if going.step % eval_every == 0 or going.step == outer_steps:
+                if not going.has_validated:
+                    bar.report("validating", "validating for the first time")
+                _report(bar, going.validated(), outer_steps)
             stop = noted[:1]  # looked at once: a signal between two looks would be obeyed without having been saved for
-            if stop or step == outer_steps or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                checkpoints.save(_with_recent(current, infos))
-                saved_at = time.monotonic()
+            if stop or going.step == outer_steps or time.monotonic() - going.saved_at > CHECKPOINT_SECONDS:
+                going.save()
             if stop:
-                raise InterruptedRunError(stop[0], step)
-    return current
+                raise InterruptedRunError(stop[0], going.step)
+    return going.current
 
 
-def _with_recent(current: RunState, infos: list[Info]) -> RunState:
-    rows = jax.device_get(infos)
-    recent = jax.tree.map(lambda old, *new: np.array([*new, *old[len(new) :]], old.dtype), current.recent, *rows)
-    return current._replace(recent=recent)
+class _Run:
+    """A run under way: its state, the infos of its steps since the last multiple of the validation interval, its records."""
+
+    def __init__(
+        self,
+        start: DistillState,
+        distilled: DistilledData,
+        info: Info,
+        validate: Validate,
+        folder: Path,
+        eval_every: int,
+    ):
+        def like(step: int) -> RunState:
+            recent = jax.tree.map(lambda leaf: np.zeros((1 + step % eval_every, *leaf.shape), leaf.dtype), info)
+            best = jax.tree.map(jnp.copy, distilled)
+            return RunState(start, best, jnp.full((), -1.0), jnp.full((), -1, jnp.int32), recent)
+
+        self._checkpoints: Checkpoints[RunState] = Checkpoints(folder / "checkpoints")
+        self.current = self._checkpoints.restore(like)
+        self.step = int(self.current.state.step)
+        self._every = eval_every
+        self._infos = [jax.tree.map(operator.itemgetter(i), self.current.recent) for i in range(self.step % eval_every)]
+        self._log = MetricsLog(folder / "metrics.jsonl", self.step)
+        self._validate, self.has_validated = validate, False
+        self.saved_at = time.monotonic()
+        self._started = self.saved_at - self._log.seconds
+
+    def advance(self, state: DistillState, info: Info) -> None:
+        """One step was sent to the device."""
+        self.current = self.current._replace(state=state)
+        # The previous step's numbers: reading this one's would leave the device idle until the next is sent.
+        if self._infos:
+            self._require_finite()
+        self._infos.append(info)
+        self.step += 1
+
+    def validated(self) -> dict[str, Any]:
+        """Scores the iterate and the average of iterates, keeps the better if it beats the best so far, and logs."""
+        self._require_finite()
+        state = self.current.state
+        candidates = (state.distilled, state.average)
+        (accuracy, loss), (average_accuracy, average_loss) = (jax.device_get(self._validate(c)) for c in candidates)
+        winner = int(average_accuracy > accuracy)
+        best = max(accuracy, average_accuracy)
+        if best > self.current.best_accuracy:
+            kept = jax.tree.map(jnp.copy, candidates[winner])
+            step = jnp.copy(state.step)
+            self.current = self.current._replace(best=kept, best_accuracy=jnp.asarray(best), best_step=step)
+        infos = jax.device_get(self._infos)
+        norms = {name: float(np.median([getattr(i.grad_norms, name) for i in infos])) for name in DistilledData._fields}
+        lrs = np.exp(np.asarray(state.distilled.log_lrs))
+        row = {
+            "step": self.step,
+            "loss": float(np.mean([i.loss for i in infos])),
+            "valid_accuracy": float(accuracy),
+            "valid_loss": float(loss),
+            "valid_accuracy_average": float(average_accuracy),
+            "valid_loss_average": float(average_loss),
+            "best_valid_accuracy": float(self.current.best_accuracy),
+            "grad_norm_images": norms["images"],
+            "grad_norm_log_lrs": norms["log_lrs"],
+            "learning_rate_min": float(lrs.min()),
+            "learning_rate_max": float(lrs.max()),
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+        self._log.append(row)
+        if self.step % self._every == 0:
+            self._infos = []
+        self.has_validated = True
+        return row
+
+    def save(self) -> None:
+        self._save(self._infos)
+        self.saved_at = time.monotonic()
+
+    def _save(self, infos: list[Info]) -> None:
+        nothing = jax.tree.map(lambda leaf: np.zeros_like(leaf[0]), self.current.recent)
+        rows = [*jax.device_get(infos), nothing]  # a checkpoint holds no empty arrays
+        recent = jax.tree.map(lambda *leaves: np.array(leaves), *rows)
+        self._checkpoints.save(int(self.current.state.step), self.current._replace(recent=recent))
+
+    def _require_finite(self) -> None:
+        """A step that is not finite left the state as it was: that is saved."""
+        if not self._infos[-1].finite:
+            self._save(self._infos[:-1])
+            raise NonFiniteError(_explain(self.step, self._infos[-1]))
 
 
-def _bar(first: int, total: int, progress: bool) -> tqdm:
-    disable = None if progress else True  # None: only where standard error is a terminal
-    return tqdm(initial=first, total=total, unit="step", disable=disable, dynamic_ncols=True, smoothing=0.1)
-
-
-def _say(needed: bool, step: int, total: int, row: dict[str, Any]) -> None:
-    if needed:
-        print(
-            f"step {step}/{total}  loss {row['loss']:.4f}  valid {100 * row['valid_accuracy']:.2f} %  {row['seconds']:.0f} s",
-            flush=True,
-        )
-
-
-def _validated(current: RunState, validate: Validate, infos: list[Info]) -> tuple[RunState, dict[str, Any]]:
-    """Scores the iterate and the average of iterates, keeps the better if it beats the best so far, and reports."""
-    state = current.state
-    candidates = (state.distilled, state.average)
-    (accuracy, loss), (average_accuracy, average_loss) = (jax.device_get(validate(c)) for c in candidates)
-    winner = int(average_accuracy > accuracy)
-    best = max(accuracy, average_accuracy)
-    if best > current.best_accuracy:
-        kept = jax.tree.map(jnp.copy, candidates[winner])
-        current = current._replace(best=kept, best_accuracy=jnp.asarray(best), best_step=jnp.copy(state.step))
-    infos = jax.device_get(infos)
-    norms = {name: float(np.median([getattr(i.grad_norms, name) for i in infos])) for name in DistilledData._fields}
-    lrs = np.exp(np.asarray(state.distilled.log_lrs))
-    row = {
-        "step": int(state.step),
-        "loss": float(np.mean([i.loss for i in infos])),
-        "valid_accuracy": float(accuracy),
-        "valid_loss": float(loss),
-        "valid_accuracy_average": float(average_accuracy),
-        "valid_loss_average": float(average_loss),
-        "best_valid_accuracy": float(current.best_accuracy),
-        "grad_norm_images": norms["images"],
-        "grad_norm_log_lrs": norms["log_lrs"],
-        "learning_rate_min": float(lrs.min()),
-        "learning_rate_max": float(lrs.max()),
-    }
-    return current, row
+def _report(bar: Bar, row: dict[str, Any], total: int) -> None:
+    accuracy = f"{100 * row['valid_accuracy']:.2f} %"
+    bar.report(
+        f"loss {row['loss']:.3f}, valid {accuracy}",
+        f"step {row['step']}/{total}  loss {row['loss']:.4f}  valid {accuracy}  {row['seconds']:.0f} s",
+    )
 
 
 def _explain(step: int, info: Info) -> str:

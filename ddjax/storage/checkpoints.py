@@ -1,0 +1,63 @@
+"""Checkpoints of a run: any pytree of arrays, written atomically and read back bit for bit."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from ddjax.errors import InputError
+from ddjax.storage.files import write_whole
+
+Tree = TypeVar("Tree")
+
+
+class Checkpoints(Generic[Tree]):
+    """Checkpoints of one run in a folder, the newest two kept.
+
+    Each holds a digest of its files, written last: one without it was never finished, one that differs is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp  # here, because it takes a second and only runs need it
+
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._args: Any = ocp.args
+
+    def save(self, step: int, tree: Tree) -> None:
+        """Writes the state after `step`, unless it is there already."""
+        if self._manager.latest_step() != step:
+            self._manager.save(step, args=self._args.StandardSave(tree))
+            write_whole(self._folder / str(step) / "digest", self._digest(step))
+
+    def restore(self, like: Callable[[int], Tree]) -> Tree:
+        """The newest intact checkpoint, or `like(0)` where there is none; newer ones that are not intact are deleted.
+
+        Args:
+          like: a tree of the structure, shapes and dtypes that a checkpoint of this step has.
+
+        Raises:
+          InputError: there are only damaged ones.
+        """
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            digest = self._folder / str(step) / "digest"
+            if not digest.is_file():
+                self._manager.delete(step)
+            elif digest.read_bytes() != self._digest(step).encode():
+                damaged.append(step)
+            else:
+                for newer in damaged:
+                    print(f"the checkpoint of step {newer} is damaged: going on from step {step}", flush=True)
+                    self._manager.delete(newer)
+                return cast(Tree, self._manager.restore(step, args=self._args.StandardRestore(like(step))))
+        if damaged:
+            raise InputError(f"the checkpoints in {self._folder} are damaged: start again with another --out")
+        return like(0)
+
+    def _digest(self, step: int) -> str:
+        folder, total = self._folder / str(step), hashlib.sha256()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("digest")):
+            total.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        return total.hexdigest()

@@ -1,0 +1,45 @@
+"""What a person at the terminal sees of long work: a bar, or lines where standard error is no terminal."""
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+def say(what: str, progress: bool = True) -> None:
+    """One line on what is done now, where there is `progress` to be shown: where a bar would be on a terminal, else where
+    lines are."""
+    if progress:
+        print(what, file=sys.stderr if sys.stderr.isatty() else sys.stdout, flush=True)
+
+
+class Bar:
+    """How far work has come: a bar on a terminal, and where standard error is none, a line for each report.
+
+    Args:
+      first, total: units done already, and in all.
+      unit: what they are called.
+      progress: whether to show anything.
+    """
+
+    def __init__(self, first: int, total: int, unit: str, progress: bool):
+        disable = None if progress else True  # None: where standard error is no terminal
+        self._bar = tqdm(initial=first, total=total, unit=unit, disable=disable, dynamic_ncols=True, smoothing=0.1)
+        self._lines = progress and self._bar.disable
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def update(self, count: int = 1) -> None:
+        """So many units more are done."""
+        self._bar.update(count)
+
+    def report(self, short: str, line: str) -> None:
+        """What stands behind the bar from now on, and the line in its place."""
+        self._bar.set_postfix_str(short)
+        say(line, self._lines)
