@@ -69,7 +69,7 @@ def first_iterate(experiment: Experiment) -> DistilledData:
         epochs=settings.epochs,
         per_class=settings.per_class,
         learning_rate=settings.inner_lr,
-        targets=experiment.problem.targets,
+        sharpness=4.0 if settings.learn_labels else 1.0,
     )
     if settings.start == "real":
         distilled = distilled._replace(images=random_sets(key, distilled, experiment.train, 1)[0])
