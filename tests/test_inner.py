@@ -14,7 +14,9 @@ from jax.flatten_util import ravel_pytree
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
-from ddjax.core.inner import Data, Example, Weights, inner_update, mixed_mode, reverse_over_reverse, trajectory, unroll
+from ddjax.core.inner import Weights, inner_update, mixed_mode, reverse_over_reverse, trajectory, unroll
+from ddjax.core.order import Data, Example
+from ddjax.errors import InputError
 from ddjax.experiment.setup import DIRECTIONS as RECIPE_DIRECTIONS
 from ddjax.models import MLP, WEIGHT_INITS, LeNet, from_linen
 
@@ -215,18 +217,25 @@ def test_no_direction_is_gradient_descent():
     assert relative_error(value_and_grad(case.params, case.distilled), expected) < 1e-12
 
 
+@pytest.mark.parametrize("window", [None, (1, 5), (3, 2)])
 @pytest.mark.parametrize("rule", [mixed_mode, reverse_over_reverse])
-def test_remat_changes_nothing_but_what_is_kept(rule):
+def test_remat_changes_nothing_but_what_is_kept(rule, window):
+    """Of S steps at a time it keeps what the first starts from; five steps are one turn and a rest, two are a rest alone."""
     case, transformation, targets, _ = setting("mlp", "momentum", "learned")
+    one = case.params["dense1"]["kernel"].shape
 
-    def outer(remat):
-        run = partial(unroll, case.loss, direction=transformation, targets=targets, rule=rule, remat=remat)
-        return jax.value_and_grad(partial(case.outer, run), argnums=(0, 1))
+    def value_gradient_and_copies_kept(remat):
+        options = {"direction": transformation, "targets": targets, "rule": rule, "window": window}
+        outer = partial(case.outer, partial(unroll, case.loss, remat=remat, **options))
+        kept = jax.tree.leaves(jax.eval_shape(lambda *args: jax.vjp(outer, *args)[1], case.params, case.distilled))
+        both = jax.jit(jax.value_and_grad(outer, argnums=(0, 1)))(case.params, case.distilled)
+        return both, {leaf.shape[0] for leaf in kept if leaf.shape[1:] == one}
 
-    forgotten, kept = (jax.jit(outer(remat))(case.params, case.distilled) for remat in (True, False))
-    assert relative_error(forgotten, kept) < 1e-12
-    jaxprs = [str(jax.make_jaxpr(outer(remat))(case.params, case.distilled)) for remat in (True, False)]
-    assert ["remat" in jaxpr or "checkpoint" in jaxpr for jaxpr in jaxprs] == [True, False]
+    length = STEPS * EPOCHS if window is None else window[1]
+    expected, all_steps = value_gradient_and_copies_kept(remat=False)
+    found, turns = value_gradient_and_copies_kept(remat=True)
+    assert relative_error(found, expected) < 1e-12
+    assert all_steps == {length} and turns == ({length // STEPS} if length >= STEPS else set())
 
 
 # (start, length) out of six steps: across the end of an epoch, from the first step, the last step alone, all of them.
@@ -268,6 +277,48 @@ def test_window_forgets_how_the_steps_before_it_came_about(direction, start, len
         assert relative_error(found[1][1], whole) < 1e-12
     else:
         assert relative_error(found[1][1], whole) > 1e-3
+
+
+@pytest.mark.parametrize("window", [(4, 4), (-2, 3), (0, 7), (0, 0), (2, -1), (jnp.int32(6), 1)])
+def test_a_window_of_steps_that_are_not_there_is_refused(window):
+    case = setting("mlp", "gd", "learned").case
+    with pytest.raises(InputError, match=r"window \(.*\) of 6 steps: give \(start, length\), 0 <= start <= 6 - length"):
+        unroll(case.loss, case.params, case.distilled, window=window)
+    with pytest.raises(InputError, match="of 6 steps"):  # whatever the start, and traced
+        jax.jit(lambda start: unroll(case.loss, case.params, case.distilled, window=(start, 7)))(0)
+
+
+def test_a_traced_window_of_steps_that_are_not_there_trains_to_nan():
+    """Nothing can be raised, and no other steps may be done in silence: a step of the outer loop sees it in its check."""
+    case, _, _, _ = setting("mlp", "gd", "learned")
+    for start, finite in ((3, True), (4, False), (-1, False), (2**32, False)):
+        value, (_, by) = of_window("gd", 3, traced=True)(case.params, case.distilled, start)
+        assert np.isfinite(value) == finite and np.all(np.isfinite(by.images)) == finite
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"images": np.zeros((STEPS + 1, CLASSES, 5))},
+        {"images": np.zeros((STEPS, CLASSES + 1, 5))},
+        {"labels": np.zeros((STEPS, CLASSES))},
+        {"log_lrs": np.zeros((EPOCHS, STEPS + 1))},
+        {"log_lrs": np.zeros(STEPS)},
+        {"labels": np.zeros((STEPS, CLASSES, CLASSES), np.int32)},
+    ],
+)
+def test_distilled_data_that_do_not_agree_are_refused(damage):
+    case = make_case("mlp")
+    with pytest.raises(InputError, match="distilled data are images") as caught:
+        jax.jit(partial(unroll, case.loss))(case.params, case.distilled._replace(**damage))
+    assert "\n" not in str(caught.value)
+
+
+def test_outputs_and_targets_of_different_shapes_are_refused():
+    """A network for four classes, and labels of three: as columns they would broadcast or fail far below."""
+    case = make_case("mlp")
+    with pytest.raises(InputError, match=r"outputs and the targets must both be \[b, K\]"):
+        case.loss(case.params, case.batch[0], case.batch[1][:, :1])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

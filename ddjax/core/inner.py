@@ -15,8 +15,9 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from ddjax.core.distilled import DistilledData, Targets, fixed_labels
+from ddjax.core.distilled import DistilledData, Targets, check_distilled, fixed_labels
 from ddjax.core.losses import Loss, Params
+from ddjax.core.order import Data, Example, Window, example_of, order, within
 
 
 class Weights(NamedTuple):
@@ -26,19 +27,9 @@ class Weights(NamedTuple):
     opt_state: optax.OptState
 
 
-class Example(NamedTuple):
-    """What one step trains on: inputs [M, ...], targets [M, K], and the logarithm of its learning rate []."""
-
-    inputs: jax.Array
-    targets: jax.Array
-    log_lr: jax.Array
-
-
-class Data(NamedTuple):
-    """What the S steps of an epoch train on: inputs [S, M, ...] and targets [S, M, K]."""
-
-    inputs: jax.Array
-    targets: jax.Array
+Step = Callable[[Weights, Example], Weights]
+Run = Callable[[Weights, Data, jax.Array, jax.Array], Weights]
+PullBack = Callable[[Weights, Example, Weights], tuple[Weights, Example]]
 
 
 class Rule(NamedTuple):
@@ -50,8 +41,8 @@ class Rule(NamedTuple):
         first of them, int32 [].
     """
 
-    step: Callable[[Weights, Example], Weights]
-    run: Callable[[Weights, Data, jax.Array, jax.Array], Weights]
+    step: Step
+    run: Run
 
 
 # (loss, direction, axis); `axis` as for `unroll`.
@@ -87,30 +78,62 @@ def reverse_over_reverse(loss: Loss, direction: optax.GradientTransformation | N
             raise ValueError(
                 "reverse_over_reverse takes no axis: share the examples of a step under the rule mixed_mode"
             )
-        order = _order(data, log_lrs_T, first)
-        return jax.lax.scan(lambda w, x: (step(w, _example(data, *x)), None), weights, (order, log_lrs_T))[0]
+        order_T = order(data, log_lrs_T, first)
+        return jax.lax.scan(lambda w, x: (step(w, example_of(data, *x)), None), weights, (order_T, log_lrs_T))[0]
 
     return Rule(step, run)
 
 
 def mixed_mode(loss: Loss, direction: optax.GradientTransformation | None, axis: str | None = None) -> Rule:
-    """The steps with their own differentiation rule: one forward-over-reverse product pulls a cotangent back through each.
+    """The steps with their own differentiation rule, `pull_back_of`. Only what goes into a step is kept; activations are
+    computed again, so memory does not grow with the depth of the network (MixFlow-MG, arXiv 2505.00793)."""
+    step = reverse_over_reverse(loss, direction, axis).step
+    pull_back = pull_back_of(loss, direction, axis)
+
+    @jax.custom_vjp
+    def run(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> Weights:
+        return forward(weights, data, log_lrs_T, first)[0]
+
+    def forward(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> tuple[Weights, Any]:
+        def one(weights: Weights, x: tuple[jax.Array, jax.Array]) -> tuple[Weights, Weights]:
+            return step(weights, example_of(data, *x)), weights
+
+        order_T = order(data, log_lrs_T, first)
+        end, weights_T = jax.lax.scan(one, weights, (order_T, log_lrs_T))
+        return end, (weights_T, data, log_lrs_T, order_T)
+
+    def backward(kept: Any, cotangent: Weights) -> tuple[Weights, Data, jax.Array, Any]:
+        weights_T, data, log_lrs_T, order_T = kept
+
+        def one(carry: tuple[Weights, Data], x: Any) -> tuple[tuple[Weights, Data], jax.Array]:
+            cotangent, by_data = carry
+            weights, s, log_lr = x
+            cotangent, by = pull_back(weights, example_of(data, s, log_lr), cotangent)
+            by_data = jax.tree.map(lambda total, part: total.at[s].add(part), by_data, Data(by.inputs, by.targets))
+            return (cotangent, by_data), by.log_lr
+
+        start = (cotangent, jax.tree.map(jnp.zeros_like, data))
+        (cotangent, by_data), by_log_lrs_T = jax.lax.scan(one, start, (weights_T, order_T, log_lrs_T), reverse=True)
+        return cotangent, by_data, by_log_lrs_T, np.zeros((), jax.dtypes.float0)
+
+    run.defvjp(forward, backward)
+    return Rule(step, run)
+
+
+def pull_back_of(loss: Loss, direction: optax.GradientTransformation | None, axis: str | None) -> PullBack:
+    """The pull-back of a step, (weights, example, cotangent of the next weights) -> cotangents of both, in one product.
 
     The pull-back of g(theta, x, y) = grad_theta l(theta, x, y) along v is grad_{theta, x, y} <g, v>. As second
-    derivatives commute, that is the directional derivative of grad_{theta, x, y} l along (v, 0, 0): pushing v through one
-    reverse pass gives the products for the weights and the data together. Only what goes into a step is kept; activations
-    are computed again, so memory does not grow with the depth of the network (MixFlow-MG, arXiv 2505.00793).
+    derivatives commute, that is the directional derivative of grad_{theta, x, y} l along (v, 0, 0): pushing v forward
+    through one reverse pass gives the products for the weights and the data together.
 
     In gradient descent v = -eta * (cotangent of theta_{t+1}), and the derivative for log eta, <g, v>, is that of the loss
     itself along v, which the same product yields: g itself is never needed.
     """
-    step = reverse_over_reverse(loss, direction, axis).step
-
-    def gradients(params: Params, inputs: jax.Array, targets: jax.Array):
-        return jax.value_and_grad(loss, argnums=(0, 1, 2))(params, inputs, targets)
 
     def pull_back(weights: Weights, example: Example, cotangent: Weights) -> tuple[Weights, Example]:
         inputs, targets, log_lr = example
+        gradients = jax.value_and_grad(loss, argnums=(0, 1, 2))
         (_, (grads, _, _)), push = jax.linearize(lambda p: gradients(p, inputs, targets), weights.params)
         if direction is None:
             direct = cotangent
@@ -127,35 +150,7 @@ def mixed_mode(loss: Loss, direction: optax.GradientTransformation | None, axis:
         by_weights = Weights(jax.tree.map(jnp.add, direct.params, by_params), direct.opt_state)
         return by_weights, Example(by_inputs, by_targets, by_log_lr)
 
-    @jax.custom_vjp
-    def run(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> Weights:
-        return forward(weights, data, log_lrs_T, first)[0]
-
-    def forward(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array):
-        def one(weights, x):
-            s, log_lr = x
-            return step(weights, _example(data, s, log_lr)), weights
-
-        order = _order(data, log_lrs_T, first)
-        end, weights_T = jax.lax.scan(one, weights, (order, log_lrs_T))
-        return end, (weights_T, data, log_lrs_T, order)
-
-    def backward(residuals, cotangent: Weights):
-        weights_T, data, log_lrs_T, order = residuals
-
-        def one(carry, x):
-            cotangent, by_data = carry
-            weights, s, log_lr = x
-            cotangent, by = pull_back(weights, _example(data, s, log_lr), cotangent)
-            by_data = jax.tree.map(lambda total, part: total.at[s].add(part), by_data, Data(by.inputs, by.targets))
-            return (cotangent, by_data), by.log_lr
-
-        start = (cotangent, jax.tree.map(jnp.zeros_like, data))
-        (cotangent, by_data), by_log_lrs_T = jax.lax.scan(one, start, (weights_T, order, log_lrs_T), reverse=True)
-        return cotangent, by_data, by_log_lrs_T, np.zeros((), jax.dtypes.float0)
-
-    run.defvjp(forward, backward)
-    return Rule(step, run)
+    return pull_back
 
 
 def trajectory(
@@ -171,7 +166,14 @@ def trajectory(
 
     Arguments as for `unroll`.
     """
-    return _epochs(rule(loss, direction, None).run, params, distilled, direction, targets)[1]
+    weights, data = _start(params, distilled, direction, targets)
+    run, first = rule(loss, direction, None).run, jnp.zeros((), jnp.int32)
+
+    def epoch(weights: Weights, log_lrs_S: jax.Array) -> tuple[Weights, Params]:
+        weights = run(weights, data, log_lrs_S, first)
+        return weights, weights.params
+
+    return jax.lax.scan(epoch, weights, distilled.log_lrs)[1]
 
 
 def unroll(
@@ -183,13 +185,14 @@ def unroll(
     targets: Targets = fixed_labels,
     rule: MakeRule = mixed_mode,
     remat: bool = False,
-    window: tuple[jax.Array | int, int] | None = None,
+    window: Window | None = None,
     axis: str | None = None,
 ) -> Params:
     """The weights theta_T at the end of the inner loop, T = S * E.
 
     Differentiable with respect to `params` and all of `distilled`, exactly. Memory: what each step starts from, i.e. T
-    copies of the weights and of the state of `direction`, and no activations; with `remat` S + E copies.
+    copies of the weights and of the state of `direction`, and no activations; with `remat` S + E copies. Of a window of
+    length W it is W copies, and S + W / S with `remat`.
 
     Args:
       loss: inner loss l(params, inputs, targets), the mean over its examples.
@@ -199,44 +202,42 @@ def unroll(
         descent, `optax.trace(0.9)` momentum, `optax.scale_by_adam()` Adam.
       targets: how `distilled.labels` become targets: `fixed_labels` or `learned_labels`.
       rule: differentiation rule of the steps: `mixed_mode`, or `reverse_over_reverse` as a reference.
-      remat: also forget the weights within an epoch and compute them again: one more forward pass.
+      remat: also forget the weights within S steps and compute them again: one more forward pass.
       window: (start, length), 0 <= start <= T - length: the loop ends after step start + length - 1, and the steps
         before `start`, which may be traced, run without gradients, and none reaches `params` (truncated backpropagation:
-        RaT-BPTT, arXiv 2311.07025).
+        RaT-BPTT, arXiv 2311.07025). A traced start out of range gives weights of NaN.
       axis: name of a mapped axis whose devices each hold a share of every step's examples (equal shares, M in all).
+
+    Raises:
+      InputError: `distilled` is not of one shape, or the window does not lie within the T steps.
     """
     step, run = rule(loss, direction, axis)
-    if remat and window is None:
-        return _epochs(jax.checkpoint(run), params, distilled, direction, targets)[0].params
-    start = Weights(params, None if direction is None else direction.init(params))
-    data, log_lrs_T = Data(distilled.images, targets(distilled.labels)), distilled.log_lrs.reshape(-1)
-    first, length = (0, len(log_lrs_T)) if window is None else window
-    first = jnp.asarray(first, jnp.int32)
+    weights, data = _start(params, distilled, direction, targets)
+    log_lrs_T, first = distilled.log_lrs.reshape(-1), jnp.asarray(0, jnp.int32)
     if window is not None:
-        start, still, still_lrs = jax.lax.stop_gradient((start, data, log_lrs_T))
-        steps = len(distilled.images)
-        start = jax.lax.fori_loop(0, first, lambda t, w: step(w, _example(still, t % steps, still_lrs[t])), start)
-        log_lrs_T = jax.lax.dynamic_slice_in_dim(log_lrs_T, first, length)
-    return run(start, data, log_lrs_T, first).params
+        weights, still, still_lrs = jax.lax.stop_gradient((weights, data, log_lrs_T))
+        first, log_lrs_T = within(window, log_lrs_T)
+        steps = len(data.inputs)
+        weights = jax.lax.fori_loop(0, first, lambda t, w: step(w, example_of(still, t % steps, still_lrs[t])), weights)
+    if remat:
+        return _turns(jax.checkpoint(run), weights, data, log_lrs_T, first).params
+    return run(weights, data, log_lrs_T, first).params
 
 
-def _example(data: Data, s: jax.Array, log_lr: jax.Array) -> Example:
-    inputs, targets = (jax.lax.dynamic_index_in_dim(part, s, keepdims=False) for part in data)
-    return Example(inputs, targets, log_lr)
+def _start(
+    params: Params, distilled: DistilledData, direction: optax.GradientTransformation | None, targets: Targets
+) -> tuple[Weights, Data]:
+    """What the loop starts from and what it trains on."""
+    check_distilled(distilled)
+    weights = Weights(params, None if direction is None else direction.init(params))
+    return weights, Data(distilled.images, targets(distilled.labels))
 
 
-def _order(data: Data, log_lrs_T: jax.Array, first: jax.Array) -> jax.Array:
-    """Which step's data each of the next len(log_lrs_T) steps trains on, step `first` of the whole being the first."""
-    return (first + jnp.arange(len(log_lrs_T), dtype=jnp.int32)) % len(data.inputs)
-
-
-def _epochs(run: Callable, params: Params, distilled: DistilledData, direction, targets: Targets):
-    """Epoch by epoch: the last weights, and the parameters after each epoch, stacked."""
-    start = Weights(params, None if direction is None else direction.init(params))
-    data, first = Data(distilled.images, targets(distilled.labels)), jnp.zeros((), jnp.int32)
-
-    def epoch(weights: Weights, log_lrs_S: jax.Array):
-        weights = run(weights, data, log_lrs_S, first)
-        return weights, weights.params
-
-    return jax.lax.scan(epoch, start, distilled.log_lrs)
+def _turns(run: Run, weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> Weights:
+    """`run`, S steps at a time: each turn ends where the next begins, at the same step of the data; then what is left."""
+    steps = len(data.inputs)
+    turns, rest = jnp.split(log_lrs_T, [len(log_lrs_T) // steps * steps])
+    if len(turns):
+        turns = turns.reshape(-1, steps)
+        weights, _ = jax.lax.scan(lambda w, log_lrs_S: (run(w, data, log_lrs_S, first), None), weights, turns)
+    return run(weights, data, rest, first) if len(rest) else weights
