@@ -7,19 +7,22 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddjax.core.distilled import DistilledData, Targets, fixed_labels
+from ddjax.core.distilled import DistilledData, Targets, check_distilled, fixed_labels
 from ddjax.core.inits import Init
 from ddjax.core.inner import MakeRule, mixed_mode, unroll
 from ddjax.core.losses import Apply, Loss, Params
+from ddjax.errors import InputError
 
 Batch = tuple[jax.Array, jax.Array]
+Tree = TypeVar("Tree")
 
 
 class Problem(NamedTuple):
@@ -73,13 +76,23 @@ ONE_DEVICE = Layout()
 def meta_loss(problem: Problem, params_N: Params, distilled: DistilledData, batch: Batch) -> jax.Array:
     """Mean over N initialisations (leaves [N, ...]) of the outer loss on `batch` after the inner loop.
 
-    The definition of what `meta_gradient` differentiates, differentiable itself.
+    The definition of what `meta_gradient` differentiates, differentiable itself. Raises as that does.
     """
+    _check(params_N, distilled, batch)
 
-    def one_network(params):
+    def one_network(params: Params) -> jax.Array:
         return problem.outer_loss(unroll(problem.inner_loss, params, distilled, **problem.unroll_options), *batch)
 
     return jnp.mean(jax.vmap(one_network)(params_N))
+
+
+def _check(params_N: Params, distilled: DistilledData, batch: Batch) -> None:
+    told = {"exception_type": InputError}
+    check_distilled(distilled)
+    chex.assert_equal_shape_prefix(batch, 1, custom_message="a batch is inputs [b, ...] and targets [b, K]", **told)
+    chex.assert_equal_shape_prefix(
+        jax.tree.leaves(params_N), 1, custom_message="leaves of params_N are [N, ...]", **told
+    )
 
 
 def meta_gradient(
@@ -89,7 +102,11 @@ def meta_gradient(
 
     The outer loss must be a mean over its examples. Sizes that do not divide are left whole: a chunk that does not divide
     a device's share of the batch, networks that do not divide by `together`, steps whose examples do not divide.
+
+    Raises:
+      InputError: networks, inputs and targets of the batch, or distilled data do not agree in their sizes.
     """
+    _check(params_N, distilled, batch)
     if layout.mesh is None:
         return _on_one_device(problem, params_N, distilled, batch, layout, axis=None)
     sharers = layout.mesh.shape["batch"]
@@ -98,7 +115,7 @@ def meta_gradient(
     examples = PartitionSpec(None, axis)
     data: Any = DistilledData(images=cast(Any, examples), labels=cast(Any, examples), log_lrs=cast(Any, whole))
 
-    def on_each(params_n, distilled, batch):
+    def on_each(params_n: Params, distilled: DistilledData, batch: Batch) -> Any:
         loss, grads = _on_one_device(problem, params_n, distilled, batch, layout, axis)
         loss, grads = jax.lax.pmean((loss, grads), "nets")
         if axis is None:
@@ -106,13 +123,14 @@ def meta_gradient(
         return jax.lax.pmean(loss, "batch"), grads
 
     # Our own rules place the exchanges between devices, so the types that shard_map would infer them from are off.
-    return jax.shard_map(
+    sharded = jax.shard_map(
         on_each,
         mesh=layout.mesh,
         in_specs=(nets, data, shared),
         out_specs=(whole, data),
         check_vma=False,
-    )(params_N, distilled, batch)
+    )
+    return cast(tuple[jax.Array, DistilledData], sharded(params_N, distilled, batch))
 
 
 def _on_one_device(
@@ -136,11 +154,11 @@ def _on_one_device(
     return _mean_over_groups(train, jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), params_N))
 
 
-def _mean_of_all(function: Callable[[Params], Any]) -> Callable[[Params], Any]:
+def _mean_of_all(function: Callable[[Params], Tree]) -> Callable[[Params], Tree]:
     return lambda params_N: jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(function)(params_N))
 
 
-def _mean_over_groups(function: Callable[[Any], Any], groups: Any) -> Any:
+def _mean_over_groups(function: Callable[[Any], Tree], groups: Any) -> Tree:
     """Mean of `function` over the leading axis of `groups`, one after the other; only the running sum is kept."""
     count = jax.tree.leaves(groups)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], groups)
@@ -148,7 +166,8 @@ def _mean_over_groups(function: Callable[[Any], Any], groups: Any) -> Any:
         return function(first)
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, first))
     total, _ = jax.lax.scan(lambda sums, group: (jax.tree.map(jnp.add, sums, function(group)), None), zero, groups)
-    return jax.tree.map(lambda x: x / count, total)
+    mean: Tree = jax.tree.map(lambda x: x / count, total)
+    return mean
 
 
 def _in_chunks(loss: Loss, params: Params, batch: Batch, chunk: int | None) -> tuple[jax.Array, Params]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ddjax.core.distilled import DistilledData
+from ddjax.core.distilled import DistilledData, check_distilled
 from ddjax.core.meta import ONE_DEVICE, Batch, Layout, Problem, meta_gradient, replicated
 
 # (key, dataset) -> (inputs [b, ...], targets [b, K]): one real minibatch, in the space the network reads.
@@ -85,22 +85,20 @@ def make_distiller(
         return jax.lax.with_sharding_constraint(tree, NamedSharding(layout.mesh, PartitionSpec(axis)))
 
     def init(distilled: DistilledData) -> DistillState:
+        check_distilled(distilled)
         # Weak types would come out of the first step strong, and the second be compiled again for that.
         distilled = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), distilled)
         state = DistillState(jnp.zeros((), jnp.int32), distilled, distilled, optimizer.init(distilled))
         # Copied, because the step donates its state: no buffer may stand in it twice, nor be the caller's.
-        return jax.device_put(jax.tree.map(jnp.copy, state), everywhere)
+        return cast(DistillState, jax.device_put(jax.tree.map(jnp.copy, state), everywhere))
 
     def step(key: jax.Array, state: DistillState, dataset: Any) -> tuple[DistillState, Info]:
         batch_key, nets_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = shard(draw_batch(batch_key, dataset), "batch")
         params_N = shard(jax.vmap(problem.init)(jax.random.split(nets_key, num_nets)), "nets")
         loss, grads = meta_gradient(problem, params_N, state.distilled, batch, layout)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.distilled)
-        distilled = cast(DistilledData, optax.apply_updates(state.distilled, updates))
-        average = cast(DistilledData, optax.incremental_update(distilled, state.average, 1.0 - ema_decay))
+        moved = _moved(state, grads, optimizer, ema_decay)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
-        moved = DistillState(state.step + 1, distilled, average, opt_state)
         # Chosen inside the step because the old state's buffers are donated: outside, there is no going back.
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         if everywhere is not None:
@@ -108,3 +106,13 @@ def make_distiller(
         return state, Info(loss, DistilledData(*map(jnp.linalg.norm, map(jnp.ravel, grads))), finite)
 
     return Distiller(init, step)
+
+
+def _moved(
+    state: DistillState, grads: DistilledData, optimizer: optax.GradientTransformation, ema_decay: float
+) -> DistillState:
+    """The state after the optimiser's update, and the average after that."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.distilled)
+    distilled = cast(DistilledData, optax.apply_updates(state.distilled, updates))
+    average = cast(DistilledData, optax.incremental_update(distilled, state.average, 1.0 - ema_decay))
+    return DistillState(state.step + 1, distilled, average, opt_state)
