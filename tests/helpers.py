@@ -1,11 +1,37 @@
-"""What several test files use: operations of XLA's own, and functions compared in value, gradient and second derivative."""
+"""What several test files use: compiled programs kept, XLA's own operations, functions compared to second derivatives."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+_OPTIONS = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@contextmanager
+def compiled_once(folder: Path) -> Iterator[None]:
+    """While this lasts, JAX keeps what it compiles in `folder`, and finds it there: for tests that call again and again what
+    compiles the same program afresh."""
+    options = {"jax_compilation_cache_dir": str(folder), **_OPTIONS}
+    before = {name: getattr(jax.config, name) for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # which is opened once, at the first compilation of a process
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def native_conv(inputs, kernel, padding, stride=1):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiled_once import compiled_once
+from helpers import compiled_once
 from test_evaluate import K, apply, init, make_split, normalised
 
 from ddjax.data import load_dataset

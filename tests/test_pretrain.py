@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from compiled_once import compiled_once
+from helpers import compiled_once
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData

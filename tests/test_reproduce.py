@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tyro
-from compiled_once import compiled_once
+from helpers import compiled_once
 
 from ddjax import evaluate_artifact
 from ddjax.cli.main import DistillArgs
