@@ -1,0 +1,32 @@
+"""USPS, the 16x16 set of "The Elements of Statistical Learning", which tensorflow-datasets has not."""
+
+import gzip
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ddjax.data.catalogue.entry import Entry, RawFile
+from ddjax.data.catalogue.whole import Examples, WholePictures
+
+
+def _read(files: Mapping[str, Path], split: str) -> Examples:
+    """Lines of a label and 256 grey values from -1 (background) to 1 (ink)."""
+    with gzip.open(files[split], "rt", encoding="ascii") as lines:
+        table = np.loadtxt(lines, dtype=np.float64, ndmin=2)
+    pixels = np.rint((table[:, 1:] + 1) * 127.5).astype(np.uint8)
+    return pixels.reshape(-1, 16, 16, 1), table[:, 0].astype(np.int64)
+
+
+USPS = Entry(
+    folder="usps",
+    version="1.0.0",
+    description="USPS handwritten digits, 16x16 grey (7291 train, 2007 test).",
+    homepage="https://hastie.su.domains/ElemStatLearn/data.html",
+    files={
+        "train": RawFile("https://hastie.su.domains/ElemStatLearn/datasets/zip.train.gz"),
+        "test": RawFile("https://hastie.su.domains/ElemStatLearn/datasets/zip.test.gz"),
+    },
+    stored=WholePictures(_read, (16, 16, 1), id_digits=5),
+    border=4 / 28,  # its digits fill the picture, where MNIST's keep to 20x20 of 28x28
+)
