@@ -1,14 +1,10 @@
-"""Data sets: loading, preparing, splitting, normalising and drawing batches on the device."""
+"""Data sets: loading, preparing, splitting, transforming and drawing batches on the device."""
 
-from ddjax.data.dataset import (
-    Dataset,
-    MissingDataError,
-    Split,
-    hold_out,
-)
+from ddjax.data.dataset import Dataset, MissingDataError, Split
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.sampling import make_draw_batch
 from ddjax.data.sources import DATASETS, load_dataset, prepare
+from ddjax.data.splitting import hold_out
 from ddjax.data.transforms import Standardise, Transform, transform_from_json
 
 __all__ = [

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ddjax.data.catalogue import CATALOGUE
-from ddjax.data.dataset import Dataset, stratified_part
+from ddjax.data.dataset import Dataset
 from ddjax.data.download import download_and_prepare
 from ddjax.data.npz import load_npz
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.prepared import data_root, find_prepared, load_prepared
+from ddjax.data.splitting import stratified_part
 from ddjax.data.transforms import Standardise
 from ddjax.errors import InputError
 
