@@ -23,11 +23,12 @@ from test_evaluate import (
 
 from ddjax import InputError
 from ddjax.core import inits
-from ddjax.evaluation import baselines
-from ddjax.evaluation.measure import evaluate
+from ddjax.evaluation import baselines, real_sets
+from ddjax.evaluation.measure import Evaluation, Scores, evaluate
+from ddjax.evaluation.neighbours import knn
+from ddjax.evaluation.tuning import Tuning
 from ddjax.training.fit import full_data
 
-RATES = len(baselines.LEARNING_RATES) + 1
 # Neither class by class nor the same in every step, and unevenly: three, two and one place.
 CLASSES = np.array([[2, 0, 1], [0, 0, 2]])
 KEY = jax.random.key(3)
@@ -68,7 +69,7 @@ def calls(monkeypatch):
 
 def test_random_sets_are_training_images_of_their_class():
     train = make_split(90)
-    sets = baselines.random_sets(KEY, make_like(), train, 5)
+    sets = real_sets.random_sets(KEY, make_like(), train, 5)
     assert sets.shape == (5, S, M, D) and sets.dtype == np.float32
     known = {row.tobytes(): int(label) for row, label in zip(np.asarray(train.inputs), train.labels, strict=True)}
     values = (sets.astype(np.float64) * STD + MEAN) * 255
@@ -78,8 +79,8 @@ def test_random_sets_are_training_images_of_their_class():
         np.testing.assert_array_equal([[known[image.tobytes()] for image in step] for step in one_set], CLASSES)
         assert len({image.tobytes() for image in one_set.reshape(-1, D)}) == S * M
     assert len({one_set.tobytes() for one_set in pixels}) == 5
-    np.testing.assert_array_equal(sets, baselines.random_sets(KEY, make_like(), train, 5))
-    assert not np.array_equal(sets, baselines.random_sets(jax.random.key(4), make_like(), train, 5))
+    np.testing.assert_array_equal(sets, real_sets.random_sets(KEY, make_like(), train, 5))
+    assert not np.array_equal(sets, real_sets.random_sets(jax.random.key(4), make_like(), train, 5))
 
 
 def test_a_class_with_too_few_images_repeats_them():
@@ -87,7 +88,7 @@ def test_a_class_with_too_few_images_repeats_them():
     rows = np.concatenate([np.flatnonzero(np.asarray(train.labels) == c)[:2] for c in range(K)])
     train = train._replace(inputs=train.inputs[rows], labels=train.labels[rows])
     own = normalised(train)[np.asarray(train.labels) == 0]
-    for make in (baselines.random_sets, baselines.kmeans_sets):
+    for make in (real_sets.random_sets, real_sets.kmeans_sets):
         three = make(KEY, make_like(), train, 3)[:, CLASSES == 0]
         assert three.shape == (3, 3, D)
         distances = np.abs(three[:, :, None] - own).max(axis=-1)
@@ -113,7 +114,7 @@ def clouds(per_cloud):
 
 def test_kmeans_sets_are_the_centres_of_the_clouds_of_each_class():
     train, centres = clouds(15)
-    sets = baselines.kmeans_sets(KEY, make_like(), train, 2)
+    sets = real_sets.kmeans_sets(KEY, make_like(), train, 2)
     assert sets.shape == (2, S, M, D) and sets.dtype == np.float32
     for one_set in sets:
         for c in range(K):
@@ -121,13 +122,13 @@ def test_kmeans_sets_are_the_centres_of_the_clouds_of_each_class():
             nearest = np.abs(found[:, None] - centres[c]).max(axis=-1).argmin(axis=1)
             assert sorted(nearest) == list(range(len(found)))  # every cloud once
             np.testing.assert_allclose(found, centres[c][nearest], atol=1e-4)
-    np.testing.assert_array_equal(sets, baselines.kmeans_sets(KEY, make_like(), train, 2))
+    np.testing.assert_array_equal(sets, real_sets.kmeans_sets(KEY, make_like(), train, 2))
 
 
 def test_kmeans_looks_at_no_more_images_than_asked():
     """At as many as there are places, the centres are the images themselves."""
     train = make_split(90)
-    sets = baselines.kmeans_sets(KEY, make_like(np.array([[0, 1, 2]] * S)), train, 3, most=S)
+    sets = real_sets.kmeans_sets(KEY, make_like(np.array([[0, 1, 2]] * S)), train, 3, most=S)
     for c in range(K):
         own = normalised(train)[np.asarray(train.labels) == c]
         found = sets[:, :, c]
@@ -138,12 +139,12 @@ def test_kmeans_looks_at_no_more_images_than_asked():
 def test_mean_sets_are_the_means_of_the_classes():
     train = make_split(91)
     means = np.stack([normalised(train)[np.asarray(train.labels) == c].mean(axis=0) for c in range(K)])
-    sets = baselines.mean_sets(make_like(), train)
+    sets = real_sets.mean_sets(make_like(), train)
     assert sets.dtype == np.float32
     np.testing.assert_allclose(sets, means[CLASSES][None], atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda *a: baselines.random_sets(KEY, *a, 2), lambda *a: baselines.mean_sets(*a)])
+@pytest.mark.parametrize("make", [lambda *a: real_sets.random_sets(KEY, *a, 2), lambda *a: real_sets.mean_sets(*a)])
 def test_data_that_do_not_belong_together_are_refused(make):
     train = make_split(90)
     without = train._replace(labels=jnp.where(train.labels == 2, 0, train.labels))
@@ -157,11 +158,13 @@ def test_data_that_do_not_belong_together_are_refused(make):
 
 # Baselines that train networks
 
+TUNING = Tuning(trials=8, nets=5, random_sets=5, kmeans_sets=3, candidates=10)
+# The number of sets at the test, and of networks that try a rate.
 TRAINED = {
-    "random_real": (lambda *a, **o: baselines.random_real(*a, num_sets=5, **o), 5, 5),
-    "optimised_real": (lambda *a, **o: baselines.optimised_real(*a, num_sets=10, num_nets=5, **o), 2, 10),
-    "kmeans": (lambda *a, **o: baselines.kmeans(*a, num_nets=5, **o), 1, 5),
-    "class_average": (lambda *a, **o: baselines.class_average(*a, num_nets=5, **o), 1, 5),
+    "random_real": (baselines.random_real, 5, 5),
+    "optimised_real": (baselines.optimised_real, 2, 8),
+    "kmeans": (baselines.kmeans, 3, 5),
+    "class_average": (baselines.class_average, 1, 5),
 }
 
 
@@ -169,11 +172,10 @@ TRAINED = {
 def test_scores_are_those_of_numpy_from_the_given_networks(name, calls):
     baseline, num_sets, _ = TRAINED[name]
     (train, valid, test), like, start = make_splits(), make_like(), pool(2)
-    result = baseline(KEY, make_problem(), like, train, valid, test, params_N=start)
-    sets, split, params_N, evaluation = calls[-1]
-    assert split is test and params_N is start and evaluation is result.evaluation
-    assert all(call[1] is not test and call[2] is not start for call in calls[:-1])
-    assert len(calls) == 2 + (name == "optimised_real")
+    result = baseline(KEY, make_problem(), like, train, valid, test, params_N=start, tuning=TUNING)
+    sets, _, params_N, evaluation = calls[-1]
+    assert params_N is start and evaluation is result.evaluation
+    assert all(call[2] is not start for call in calls[:-1])
     rate = result.learning_rate
     lrs = like.log_lrs if rate == "learned" else np.full((E, S), np.log(rate))
     for j in range(5):
@@ -184,63 +186,106 @@ def test_scores_are_those_of_numpy_from_the_given_networks(name, calls):
         np.testing.assert_allclose(evaluation.accuracy[j], numpy_points(start[j % 2], own, test)[0], rtol=1e-5)
     assert len(evaluation.accuracy) == 5 and len(np.unique(sets.images, axis=0)) == num_sets
     if name == "class_average":
-        np.testing.assert_array_equal(sets.images[:1], baselines.mean_sets(like, train))
+        np.testing.assert_array_equal(sets.images[:1], real_sets.mean_sets(like, train))
     if name == "kmeans":  # each is the mean of some of the images
-        assert not np.array_equal(sets.images[:1], baselines.mean_sets(like, train))
+        assert not np.array_equal(sets.images[:1], real_sets.mean_sets(like, train))
         shared = np.stack([sets.images[0][c == CLASSES].mean(axis=0) for c in range(K)])
-        assert np.abs(shared[CLASSES] - baselines.mean_sets(like, train)[0]).max() < 0.5
+        assert np.abs(shared[CLASSES] - real_sets.mean_sets(like, train)[0]).max() < 0.5
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_of_one_network_there_is_one_figure_for_each_set(name, calls):
+    baseline, num_sets, _ = TRAINED[name]
+    problem = make_problem(inits.fixed(init(KEY)))
+    result = baseline(KEY, problem, make_like(), *make_splits(), num_nets=1, tuning=TUNING)
+    sets = calls[-1][0].images
+    assert result.summary()["num_nets"] == len(sets) == len(np.unique(sets, axis=0)) == num_sets
+    assert len(calls[0][2]) == {"optimised_real": 8}.get(name, num_sets)
+    if name == "optimised_real":
+        assert len(calls[-2][0].images) == TUNING.candidates  # not four times the same network
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_rate_is_tried_by_the_same_sets_and_networks(name, calls):
-    baseline, _, candidates = TRAINED[name]
+    baseline, _, count = TRAINED[name]
     (train, valid, test), like = make_splits(), make_like()
-    result = baseline(KEY, make_problem(), like, train, valid, test)
-    data, split, nets, tried = calls[0]
-    count = min(candidates, 8)
+    result = baseline(KEY, make_problem(), like, train, valid, test, tuning=TUNING)
+    images, nets, found = calls[0][0].images[:count], calls[0][2], {}
     assert len(nets) == count and len(np.unique(nets, axis=0)) == count
-    np.testing.assert_array_equal(np.sort(split.inputs, axis=0), np.sort(valid.inputs, axis=0))
-    grid = one(data, slice(None))
-    rows = grid._replace(**{k: v.reshape(RATES, count, *v.shape[1:]) for k, v in grid._asdict().items()})
-    np.testing.assert_array_equal(rows.images, np.broadcast_to(rows.images[0], rows.images.shape))
-    for rate, log_lrs in zip(baselines.LEARNING_RATES, rows.log_lrs, strict=False):
-        np.testing.assert_allclose(np.exp(log_lrs), rate, rtol=1e-6)
-    np.testing.assert_array_equal(rows.log_lrs[-1], np.broadcast_to(like.log_lrs, (count, E, S)))
-    expected = [numpy_points(nets[j % count], one(data, j), valid)[0, -1] for j in range(RATES * count)]
-    means = np.reshape(expected, (RATES, count)).mean(axis=1)
-    np.testing.assert_allclose(tried.accuracy[:, -1], expected, rtol=1e-5)
-    assert means.max() > means.min()
-    assert result.learning_rate == (*baselines.LEARNING_RATES, "learned")[means.argmax()]
+    for data, _, own_nets, _ in calls[: 1 + TUNING.rounds]:
+        np.testing.assert_array_equal(own_nets, nets)
+        np.testing.assert_array_equal(data.images, np.concatenate([images] * (len(data.images) // count)))
+        for row in range(0, len(data.images), count):
+            lrs = np.exp(data.log_lrs[row : row + count])
+            assert (lrs == lrs[0]).all()
+            learned = np.array_equal(data.log_lrs[row], like.log_lrs)
+            assert learned or len(np.unique(lrs)) == 1
+            rate = "learned" if learned else float(f"{lrs[0, 0, 0]:.4g}")
+            found[rate] = np.mean([numpy_points(nets[j], one(data, row + j), valid)[0, -1] for j in range(count)])
+    assert {*TUNING.rates, "learned"} <= set(found) and len(found) == 8 + 2 * TUNING.rounds
+    assert found[result.learning_rate] == max(found.values()) > min(found.values())
     at_test = calls[-1]
     assert at_test[2] is None and len(np.unique(at_test[3].loss[:, 0])) == 5  # fresh draws, other than for the choice
     seen = np.array([numpy_score(net, test)[1] for net in nets])
     assert np.abs(at_test[3].loss[:, :1] - seen).min() > 5e-6
 
 
-def test_the_rate_is_the_best_on_held_out_data(monkeypatch):
+@pytest.mark.parametrize(
+    ("best", "rounds", "tried"),
+    [
+        (0.2, 0, [0.3]),
+        (0.2, 2, [0.3, 0.17, 0.23]),  # between 0.1, 0.3 and 1; then between 0.1, 0.17 and 0.3
+        (9.0, 2, [1.0, 1.8, 2.4]),  # beyond the last, as far as half the way to the one before it
+        (1e-5, 1, [0.001, 0.00058]),
+    ],
+)
+def test_the_grid_is_refined_around_its_best_rate(monkeypatch, best, rounds, tried):
+    """Networks whose accuracy falls with the distance of their rate from the best one; the learned rates are far off."""
+
+    def stub(key, problem, distilled, split, *, num_nets, params_N):
+        accuracy = 90 - np.abs(distilled.log_lrs[:, 0, 0] - np.log(best))
+        return Evaluation((0, 1), np.stack([np.full(num_nets, 99.0), accuracy], axis=1), np.zeros((num_nets, 2)))
+
+    monkeypatch.setattr(baselines, "evaluate", stub)
+    (train, valid, test), like = make_splits(), make_like()
+    like = like._replace(log_lrs=jnp.full((E, S), 50.0))
+    for count in range(rounds + 1):
+        tuning = Tuning(rounds=count, trials=2)
+        result = baselines.class_average(KEY, make_problem(), like, train, valid, test, tuning=tuning)
+        assert result.learning_rate == pytest.approx(tried[count])
+
+
+@pytest.mark.parametrize("rates", [(), (0.1,), (0.3, 0.1), (0.1, 0.1), (0.0, 0.1)])
+def test_a_grid_that_cannot_be_refined_is_refused(rates):
+    with pytest.raises(InputError, match="give two or more above zero, in rising order"):
+        Tuning(rates=rates)
+
+
+def test_the_rate_is_the_best_on_held_out_data():
     """On data where large rates are best, and with labels permuted so that any learning is harmful."""
     train, split, like = make_split(90), make_split(60, seed=1), make_distilled()
     wrong = split._replace(labels=(split.labels + 1) % K)
     start = 1e-3 * jnp.asarray(normalised(train).T @ np.eye(K)[(np.asarray(train.labels) + 1) % K], jnp.float32)
     problem = make_problem(inits.fixed_init(start))
 
-    def chosen(valid, test, log_lrs):
-        found = baselines.random_real(KEY, problem, like._replace(log_lrs=log_lrs), train, valid, test, num_sets=4)
+    def chosen(valid, test, log_lrs, *rates):
+        tuning = Tuning(*rates, rounds=0, random_sets=4)
+        found = baselines.random_real(KEY, problem, like._replace(log_lrs=log_lrs), train, valid, test, tuning=tuning)
         return found.learning_rate, found.summary()["chosen"]
 
     useless = jnp.full((E, S), -20.0)
     rate, words = chosen(split, wrong, useless)
     assert 0.1 <= rate <= 1 and words == f"rate {rate:g}"
-    monkeypatch.setattr(baselines, "LEARNING_RATES", (1e-6, 2e-6))
-    assert chosen(split, wrong, like.log_lrs) == ("learned", "learned rates")
-    rate, words = chosen(wrong, split, like.log_lrs)
+    assert chosen(split, wrong, like.log_lrs, (1e-6, 2e-6)) == ("learned", "learned rates")
+    rate, words = chosen(wrong, split, like.log_lrs, (1e-6, 2e-6))
     assert rate == 1e-6 and words == "rate 1e-06"
 
 
 def test_optimised_sets_are_those_from_which_training_networks_learn_most(calls):
     (train, valid, test), like = make_splits(), make_like()
-    result = baselines.optimised_real(KEY, make_problem(), like, train, valid, test, num_sets=15, nets_per_set=3)
-    data, split, nets, _ = calls[1]
+    tuning = Tuning(rounds=1, candidates=15, nets_per_candidate=3)
+    result = baselines.optimised_real(KEY, make_problem(), like, train, valid, test, tuning=tuning)
+    data, split, nets, _ = calls[-2]
     assert len(data.images) == 45 and len(np.unique(nets, axis=0)) == 3
     np.testing.assert_array_equal(np.sort(split.inputs, axis=0), np.sort(train.inputs, axis=0))
     expected = [numpy_points(nets[j % 3], one(data, j), train)[0, -1] for j in range(45)]
@@ -249,38 +294,39 @@ def test_optimised_sets_are_those_from_which_training_networks_learn_most(calls)
     np.testing.assert_array_equal(images, np.broadcast_to(images[:, :1], images.shape))
     best = np.argsort(-means)[:3]
     assert means[best].min() > np.delete(means, best).max()  # no tie decides
-    used = np.unique(np.asarray(calls[2][0].images), axis=0)
+    used = np.unique(np.asarray(calls[-1][0].images), axis=0)
     np.testing.assert_array_equal(used, np.unique(images[best, 0], axis=0))
     assert result.summary()["num_nets"] == 20
-    np.testing.assert_allclose(np.exp(data.log_lrs[0]), np.exp(calls[2][0].log_lrs[0]))
+    np.testing.assert_array_equal(data.log_lrs[0], calls[-1][0].log_lrs[0])
 
 
-def test_choices_are_made_with_some_of_the_examples(calls, monkeypatch):
-    monkeypatch.setattr(baselines, "_FEW_EXAMPLES", 12)
+@pytest.mark.parametrize(("num_nets", "judges"), [(4, 12), (2, 24), (1, 40)])
+def test_choices_are_made_with_some_of_the_examples(calls, num_nets, judges):
+    """Of which each network sees the more, the fewer there are: 4 x 12 predictions in all, or whatever there is."""
+    tuning = Tuning(rounds=0, trials=4, examples=12, candidates=5)
     train, valid, test = make_splits()
     ordered = np.argsort(valid.labels, kind="stable")
     valid = valid._replace(inputs=valid.inputs[ordered], labels=valid.labels[ordered])
-    baselines.optimised_real(KEY, make_problem(), make_like(), train, valid, test, num_sets=5, num_nets=2)
-    for (_, split, *_), whole in zip(calls, (valid, train, test), strict=True):
+    options = {"num_nets": num_nets, "tuning": tuning}
+    baselines.class_average(KEY, make_problem(), make_like(), train, valid, test, **options)
+    baselines.optimised_real(KEY, make_problem(), make_like(), train, valid, test, **options)
+    expected = [(valid, judges), (test, 50), (valid, 12), (train, 12), (test, 50)]
+    for (_, split, *_), (whole, count) in zip(calls, expected, strict=True):
         known = {row.tobytes(): int(label) for row, label in zip(np.asarray(whole.inputs), whole.labels, strict=True)}
         rows = [row.tobytes() for row in np.asarray(split.inputs)]
-        assert len(set(rows)) == (50 if whole is test else 12)
+        assert len(set(rows)) == len(rows) == count
         assert [known[row] for row in rows] == split.labels.tolist()
         assert set(split.labels.tolist()) == {0, 1, 2}
 
 
-def test_summaries_count_and_say_what_was_chosen():
-    scores = baselines.Scores(np.array([70.0, 80.0, 90.0]), "3 neighbours, l2")
-    assert scores.summary() == {
-        "accuracy_mean": pytest.approx(80),
-        "accuracy_std": pytest.approx(np.sqrt(200 / 3)),
-        "num_nets": 3,
-        "chosen": "3 neighbours, l2",
-    }
-    evaluation = evaluate(KEY, make_problem(), make_distilled(), make_split(50), num_nets=4)
-    summary = baselines.Baseline(evaluation, 0.03).summary()
-    assert summary.pop("chosen") == "rate 0.03"
-    assert summary.items() <= evaluation.summary().items() and len(summary) == 3
+def test_summaries_are_of_the_end_and_say_what_was_chosen():
+    scores = Scores(np.array([70.0, 80.0, 90.0]), "3 neighbours, l2")
+    expected = {"accuracy_mean": pytest.approx(80), "accuracy_std": pytest.approx(np.sqrt(200 / 3)), "num_nets": 3}
+    assert scores.summary() == {**expected, "chosen": "3 neighbours, l2"}
+    accuracy = np.array([[10.0, 20.0, 70.0], [11.0, 40.0, 80.0], [12.0, 60.0, 90.0]])
+    evaluation = Evaluation((0, 2, 4), accuracy, np.ones((3, 3)))
+    for rate, words in ((0.03, "rate 0.03"), ("learned", "learned rates")):
+        assert baselines.Baseline(evaluation, rate).summary() == {**expected, "chosen": words}
 
 
 # Nearest neighbours
@@ -300,11 +346,11 @@ def test_knn_is_that_of_numpy_and_chosen_on_held_out_data():
     for seed in range(6):
         train, valid = make_split(90, seed=seed), make_split(40, seed=seed + 10)
         noise = np.random.RandomState(seed).normal(0, 0.01, (4, S, M, D))  # so that no two distances are the same
-        sets = (baselines.random_sets(jax.random.key(seed), like, train, 4) + noise).astype(np.float32)
+        sets = (real_sets.random_sets(jax.random.key(seed), like, train, 4) + noise).astype(np.float32)
         tried = [np.mean([numpy_knn(s, CLASSES.reshape(-1), valid, *setting) for s in sets]) for setting in settings]
         assert len(set(tried)) > 1
         best = settings[int(np.argmax(tried))]
-        found = baselines.knn(like, sets, valid, test)
+        found = knn(like, sets, valid, test)
         np.testing.assert_allclose(found.accuracy, [numpy_knn(s, CLASSES.reshape(-1), test, *best) for s in sets])
         assert found.chosen == f"{best[0]} neighbour{'s' if best[0] > 1 else ''}, {best[1]}"
         assert found.summary()["num_nets"] == 4 and found.accuracy.std() > 0
@@ -316,9 +362,7 @@ def test_knn_leaves_out_more_neighbours_than_there_are_images():
     like = make_like()
     like = like._replace(images=like.images[:1, :2], labels=like.labels[:1, :2])
     train, valid, test = make_splits()
-    assert baselines.knn(like, baselines.random_sets(KEY, like, train, 2), valid, test).chosen.startswith(
-        "1 neighbour,"
-    )
+    assert knn(like, real_sets.random_sets(KEY, like, train, 2), valid, test).chosen.startswith("1 neighbour,")
 
 
 # All the data

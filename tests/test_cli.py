@@ -20,9 +20,10 @@ from PIL import Image
 
 from ddjax.cli import main as cli
 from ddjax.evaluation import baselines
+from ddjax.evaluation.tuning import Tuning
 from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.recipes import RECIPES, Recipe
-from ddjax.show import tables as report
+from ddjax.show import tables
 from ddjax.storage.artifact import load_artifact
 from ddjax.training import devices, fit, pretrain
 
@@ -50,7 +51,9 @@ def in_process(*argv) -> Result:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(devices, "use_all_cores", lambda: None)
         patch.setattr(fit, "full_data", partial(fit.full_data, steps=50))
-        patch.setattr(baselines, "random_real", partial(baselines.random_real, num_sets=2))
+        patch.setattr(
+            baselines, "random_real", partial(baselines.random_real, tuning=Tuning(rounds=0, nets=2, random_sets=2))
+        )
         try:
             cli.main([str(arg) for arg in argv])
         except SystemExit as leaving:
@@ -171,8 +174,8 @@ def test_distill_writes_everything_and_prints_the_table(digits_run):
     for picture in pictures:
         assert_drawn(out / picture)
     summary = json.loads((out / "summary.json").read_text())
-    assert report.summary_table(summary) in result.out
-    rows = [line.strip() for line in report.summary_table(summary).splitlines()]
+    assert tables.summary_table(summary) in result.out
+    rows = [line.strip() for line in tables.summary_table(summary).splitlines()]
     for row, start in zip(rows[1:], ("before training", "20 distilled", "20 random real", "all 1281"), strict=True):
         assert row.startswith(start)
     for path in files - {"config.json"} | pictures:
@@ -403,7 +406,7 @@ def test_evaluate_uses_all_held_out_networks_of_a_report(pooled):
 def test_distill_prints_the_table_of_the_poison(pooled_run):
     folder, _, result = pooled_run
     summary = json.loads((folder / "out" / "summary.json").read_text())
-    assert report.summary_table(summary) in result.out and "0s taken for 1s, after" in result.out
+    assert tables.summary_table(summary) in result.out and "0s taken for 1s, after" in result.out
     assert "10 random real images, 1 step" in result.out and result.err == ""
 
 

@@ -26,6 +26,7 @@ from ddjax.core.meta import Problem
 from ddjax.core.outer import make_distiller
 from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
 from ddjax.evaluation import baselines
+from ddjax.evaluation.tuning import Tuning
 from ddjax.experiment import distill as distilling
 from ddjax.storage import artifact
 from ddjax.storage.checkpoints import Checkpoints
@@ -357,7 +358,9 @@ def ddjax(monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(devices, "use_all_cores", lambda: None)
     monkeypatch.setattr(fit, "full_data", partial(fit.full_data, steps=20))
-    monkeypatch.setattr(baselines, "random_real", partial(baselines.random_real, num_sets=2))
+    monkeypatch.setattr(
+        baselines, "random_real", partial(baselines.random_real, tuning=Tuning(rounds=0, nets=2, random_sets=2))
+    )
     save_vectors(tmp_path / "own.npz")
 
     def call(*argv):

@@ -1,7 +1,8 @@
-"""What distilled data are measured against: real images with the same budget, and nearest neighbours.
+"""What distilled data are measured against: networks trained on real images with the same budget.
 
 The baselines of Dataset Distillation (arXiv 1811.10959, sec. 4, Tables 1 and 2). Everything that is chosen is chosen on
-training data, the learning rate and the neighbours on the part of them that is held out; the test set is only scored.
+training data, the learning rate on the part of them that is held out; the test set is only scored. Of weights that are fixed,
+one network is all there is: give `num_nets=1`, and there is one figure for each set of images.
 """
 
 from collections.abc import Sequence
@@ -9,21 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.losses import Params
 from ddjax.core.meta import Problem
 from ddjax.data import Split
-from ddjax.evaluation.measure import Evaluation, evaluate
-from ddjax.evaluation.real_sets import class_of_place, kmeans_sets, mean_sets, normalised, random_sets
+from ddjax.evaluation.measure import Evaluation, Scores, evaluate
+from ddjax.evaluation.real_sets import class_of_place, kmeans_sets, mean_sets, random_sets
+from ddjax.evaluation.tuning import TUNING, Tuning
 
-# Fixed learning rates tried for a baseline, beside those that the distilled data learned.
-LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 LEARNED = "learned"
-NEIGHBOURS, METRICS = (1, 3), ("l1", "l2")
-# Whatever is chosen is chosen by this many networks or sets on this many examples: a ranking needs no more.
-_FEW_NETS, _FEW_EXAMPLES = 8, 1000
 
 
 class Baseline(NamedTuple):
@@ -44,27 +40,6 @@ class Baseline(NamedTuple):
         return Scores(self.evaluation.accuracy[:, -1], chosen).summary()
 
 
-class Scores(NamedTuple):
-    """A baseline of which only accuracies are known.
-
-    Attributes:
-      accuracy: float64 [R], percent of the test examples, one for each set of images or network.
-      chosen: the setting that was chosen, in words.
-    """
-
-    accuracy: np.ndarray
-    chosen: str
-
-    def summary(self) -> dict[str, float | int | str]:
-        """Mean and standard deviation of the accuracy in percent, over how many sets or networks, and what was chosen."""
-        return {
-            "accuracy_mean": float(self.accuracy.mean()),
-            "accuracy_std": float(self.accuracy.std()),
-            "num_nets": len(self.accuracy),
-            "chosen": self.chosen,
-        }
-
-
 def train_on(
     key: jax.Array,
     problem: Problem,
@@ -73,9 +48,10 @@ def train_on(
     valid: Split,
     test: Split,
     *,
-    num_nets: int = 20,
+    num_nets: int | None = None,
     params_N: Params | None = None,
     rate: float | str | None = None,
+    tuning: Tuning = TUNING,
 ) -> Baseline:
     """Networks trained on sets of images in the steps and epochs of the distilled data, network j on set j modulo R.
 
@@ -85,14 +61,16 @@ def train_on(
       like: the distilled data: S, M, E, the class of every place [S, M, K], and the learned rates, which are tried too.
       sets: float32 [R, S, M, ...], normalised, as from `random_sets`.
       valid, test: the learning rate is chosen on `valid`; scores are from `test`.
-      num_nets: networks at the test.
+      num_nets: networks at the test, by default those of `tuning`; never fewer than there are sets.
       params_N: networks to start from at the test, as for `evaluate`; the choice is made with draws of `problem.init`.
       rate: the learning rate or "learned", where it has been chosen before.
+      tuning: what is tried, and by how many.
     """
+    count = max(num_nets or tuning.nets, len(sets))
     choice_key, test_key = jax.random.split(key)
-    rate = _choose_rate(choice_key, problem, like, sets, valid, num_nets) if rate is None else rate
-    data = _with_rates(like, sets, [rate], num_nets)
-    return Baseline(evaluate(test_key, problem, data, test, num_nets=num_nets, params_N=params_N), rate)
+    rate = _choose_rate(choice_key, problem, like, sets, valid, count, tuning) if rate is None else rate
+    data = _with_rates(like, sets, [rate], count)
+    return Baseline(evaluate(test_key, problem, data, test, num_nets=count, params_N=params_N), rate)
 
 
 def random_real(
@@ -103,13 +81,13 @@ def random_real(
     valid: Split,
     test: Split,
     *,
-    num_sets: int = 20,
-    params_N: Params | None = None,
+    tuning: Tuning = TUNING,
+    **options: Any,
 ) -> Baseline:
-    """Networks trained on random images of `train`, each on a set of its own: `train_on` with `num_sets` `random_sets`."""
+    """`train_on` with `random_sets`; options: `num_nets` and `params_N`."""
     images_key, key = jax.random.split(key)
-    sets = random_sets(images_key, like, train, num_sets)
-    return train_on(key, problem, like, sets, valid, test, num_nets=num_sets, params_N=params_N)
+    sets = random_sets(images_key, like, train, tuning.random_sets)
+    return train_on(key, problem, like, sets, valid, test, tuning=tuning, **options)
 
 
 def optimised_real(
@@ -120,69 +98,49 @@ def optimised_real(
     valid: Split,
     test: Split,
     *,
-    num_sets: int = 50,
-    nets_per_set: int = 4,
-    **options: Any,
+    num_nets: int | None = None,
+    params_N: Params | None = None,
+    tuning: Tuning = TUNING,
 ) -> Baseline:
-    """`train_on` with the best fifth of `num_sets` random sets: those from which training networks learn most.
+    """`train_on` with the best fifth of so many random sets: those from which training networks learn most.
 
-    Args:
-      num_sets: random sets to choose from, by the mean accuracy on training images of networks trained on each, with the
-        rate that is best for such sets.
-      nets_per_set: draws of `problem.init` that rank the sets, the same for each.
-      options: `num_nets` and `params_N`; these and the rest as for `train_on`.
+    Sets are ranked by the mean accuracy on training images of networks trained on each, draws of `problem.init` that are the
+    same for all sets, with the rate that is best for such sets on held-out images.
     """
     images_key, rate_key, nets_key, key = jax.random.split(key, 4)
-    sets, count = random_sets(images_key, like, train, num_sets), num_sets * nets_per_set
-    rate = _choose_rate(rate_key, problem, like, sets, valid, num_sets)
-    nets, data = _draws(nets_key, problem, nets_per_set), _with_rates(like, sets, [rate], num_sets, nets_per_set)
-    ranked = evaluate(nets_key, problem, data, _few(train), num_nets=count, params_N=nets)
-    best = np.argsort(-_row_means(ranked, num_sets))[: max(1, num_sets // 5)]
+    sets = random_sets(images_key, like, train, tuning.candidates)
+    times = min(tuning.nets_per_candidate, num_nets or tuning.nets)
+    rate = _choose_rate(rate_key, problem, like, sets, valid, len(sets), tuning)
+    nets, data = _draws(nets_key, problem, times), _with_rates(like, sets, [rate], len(sets), times)
+    judges = tuning.some(train, tuning.trials)
+    ranked = evaluate(nets_key, problem, data, judges, num_nets=len(sets) * times, params_N=nets)
+    best = np.argsort(-_row_means(ranked, len(sets)))[: max(1, len(sets) // 5)]
+    options: Any = {"num_nets": num_nets, "params_N": params_N, "tuning": tuning}
     return train_on(key, problem, like, sets[best], valid, test, rate=rate, **options)
 
 
 def kmeans(
-    key: jax.Array, problem: Problem, like: DistilledData, train: Split, valid: Split, test: Split, **options: Any
+    key: jax.Array,
+    problem: Problem,
+    like: DistilledData,
+    train: Split,
+    valid: Split,
+    test: Split,
+    *,
+    tuning: Tuning = TUNING,
+    **options: Any,
 ) -> Baseline:
-    """`train_on` with one set of `kmeans_sets`; options: `num_nets` and `params_N`."""
+    """`train_on` with `kmeans_sets`, each from another seed; options: `num_nets` and `params_N`."""
     images_key, key = jax.random.split(key)
-    return train_on(key, problem, like, kmeans_sets(images_key, like, train), valid, test, **options)
+    sets = kmeans_sets(images_key, like, train, tuning.kmeans_sets)
+    return train_on(key, problem, like, sets, valid, test, tuning=tuning, **options)
 
 
 def class_average(
     key: jax.Array, problem: Problem, like: DistilledData, train: Split, valid: Split, test: Split, **options: Any
 ) -> Baseline:
-    """`train_on` with the set of `mean_sets`; options: `num_nets` and `params_N`."""
+    """`train_on` with the one set of `mean_sets`; options: `num_nets`, `params_N` and `tuning`."""
     return train_on(key, problem, like, mean_sets(like, train), valid, test, **options)
-
-
-def knn(like: DistilledData, sets: np.ndarray, valid: Split, test: Split) -> Scores:
-    """Nearest neighbours among the images of a set, without a network: 1 or 3 of them, by l1 or l2 distance.
-
-    Args:
-      like: its labels [S, M, K] give the class of every place.
-      sets: float32 [R, S, M, ...], normalised, as from `random_sets` or `kmeans_sets`; each is scored by itself.
-      valid, test: neighbours and distance are chosen on `valid`, by a few of the sets; scores are from `test`.
-    """
-    classes = class_of_place(like).reshape(-1)
-
-    def percent(split: Split, sets: np.ndarray, count: int, metric: str) -> np.ndarray:
-        points, labels = normalised(split).reshape(len(split.labels), -1), np.asarray(split.labels)
-        voters = KNeighborsClassifier(count, metric=metric, algorithm="brute")
-        hits = [voters.fit(s.reshape(len(classes), -1), classes).predict(points) == labels for s in sets]
-        return 100 * np.mean(hits, axis=1)
-
-    settings = [(count, metric) for count in NEIGHBOURS if count <= len(classes) for metric in METRICS]
-    few = _few(valid)
-    count, metric = max(settings, key=lambda setting: percent(few, sets[:_FEW_NETS], *setting).mean())
-    return Scores(percent(test, sets, count, metric), f"{count} neighbour{'s' * (count > 1)}, {metric}")
-
-
-def _few(split: Split) -> Split:
-    """Some of a split, always the same: drawn, as it may be in the order of its classes."""
-    size = len(split.labels)
-    rows = np.random.default_rng(0).permutation(size)[:_FEW_EXAMPLES]
-    return split._replace(inputs=split.inputs[rows], labels=split.labels[rows])
 
 
 def _draws(key: jax.Array, problem: Problem, count: int) -> Params:
@@ -207,14 +165,38 @@ def _with_rates(
 
 def _row_means(evaluation: Evaluation, rows: int) -> np.ndarray:
     """Mean accuracy at the end of networks that were laid out row by row: [rows]."""
-    return evaluation.accuracy[:, -1].reshape(rows, -1).mean(axis=1)
+    means: np.ndarray = evaluation.accuracy[:, -1].reshape(rows, -1).mean(axis=1)
+    return means
 
 
 def _choose_rate(
-    key: jax.Array, problem: Problem, like: DistilledData, sets: np.ndarray, valid: Split, num_nets: int
+    key: jax.Array,
+    problem: Problem,
+    like: DistilledData,
+    sets: np.ndarray,
+    valid: Split,
+    num_nets: int,
+    tuning: Tuning,
 ) -> float | str:
-    """The rate, fixed or learned, that does best on held-out data; the same few sets and networks try them all."""
-    count, rates = min(num_nets, _FEW_NETS), (*LEARNING_RATES, LEARNED)
-    data, nets = _with_rates(like, sets, rates, count), _draws(key, problem, count)
-    tried = evaluate(key, problem, data, _few(valid), num_nets=len(rates) * count, params_N=nets)
-    return rates[int(np.argmax(_row_means(tried, len(rates))))]
+    """The rate, fixed or learned, that does best on held-out data; the same sets and networks try them all."""
+    count = min(num_nets, tuning.trials)
+    nets, judges = _draws(key, problem, count), tuning.some(valid, count)
+    found: dict[float | str, float] = {}
+
+    def attempt(rates: Sequence[float | str]) -> None:
+        data = _with_rates(like, sets, rates, count)
+        tried = evaluate(key, problem, data, judges, num_nets=len(rates) * count, params_N=nets)
+        found.update(zip(rates, _row_means(tried, len(rates)).tolist(), strict=True))
+
+    attempt((*tuning.rates, LEARNED))
+    for _ in range(tuning.rounds):
+        fixed = {rate: mean for rate, mean in found.items() if isinstance(rate, float)}
+        attempt(_around(max(fixed, key=fixed.__getitem__), sorted(fixed)))
+    return max(found, key=found.__getitem__)
+
+
+def _around(best: float, rates: Sequence[float]) -> list[float]:
+    """Half-way, as ratios go, from `best` to those on either side of it; as far beyond where it is the last. Two digits."""
+    place, steps = rates.index(best), np.diff(np.log(rates))
+    down, up = steps[max(place - 1, 0)], steps[min(place, len(steps) - 1)]
+    return [float(f"{rate:.2g}") for rate in (best * np.exp(-down / 2), best * np.exp(up / 2))]

@@ -1,4 +1,8 @@
-"""How well networks do that were trained on distilled data: the whole test set, many networks, chosen steps."""
+"""How well networks do that were trained on distilled data: the whole test set, many networks, chosen steps.
+
+All of it computes in float32 throughout, whatever precision of matrix products JAX has as its default: on GPUs and TPUs that is
+a lower one, and figures would depend on the machine.
+"""
 
 import functools
 import operator
@@ -15,6 +19,9 @@ from ddjax.core.inner import trajectory
 from ddjax.core.losses import Apply, Params
 from ddjax.core.meta import Problem
 from ddjax.data import Split
+
+# The setting in which everything here computes; as a context it reaches what is traced within it.
+float32 = functools.partial(jax.default_matmul_precision, "float32")
 
 
 class Evaluation(NamedTuple):
@@ -42,6 +49,27 @@ class Evaluation(NamedTuple):
         }
 
 
+class Scores(NamedTuple):
+    """Accuracies alone, as of a baseline.
+
+    Attributes:
+      accuracy: float64 [R], percent of the test examples, one for each network or set of images.
+      chosen: the setting that was chosen, in words.
+    """
+
+    accuracy: np.ndarray
+    chosen: str
+
+    def summary(self) -> dict[str, float | int | str]:
+        """Mean and standard deviation of the accuracy in percent, over how many networks or sets, and what was chosen."""
+        return {
+            "accuracy_mean": float(self.accuracy.mean()),
+            "accuracy_std": float(self.accuracy.std()),
+            "num_nets": len(self.accuracy),
+            "chosen": self.chosen,
+        }
+
+
 def score(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000) -> tuple[jax.Array, jax.Array]:
     """Accuracy (fraction) and mean cross-entropy of one network over all of `split`, in batches; jittable."""
     size = split.labels.shape[0]
@@ -50,7 +78,7 @@ def score(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000)
     counts = (index < size).reshape(batches, batch_size)  # the last batch is filled up with examples that do not count
     index = jnp.minimum(index, size - 1).reshape(batches, batch_size)
 
-    def batch_score(totals, batch):
+    def batch_score(totals: Any, batch: Any) -> tuple[Any, None]:
         rows, counted = batch
         labels = split.labels[rows]
         logits = apply(params, split.transform(split.inputs[rows]))
@@ -59,7 +87,8 @@ def score(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000)
         return (totals[0] + jnp.sum(hits & counted), totals[1] + jnp.sum(jnp.where(counted, losses, 0.0))), None
 
     zero = (jnp.zeros((), jnp.int32), jnp.zeros(()))
-    (hits, loss), _ = jax.lax.scan(batch_score, zero, (index, counts))
+    with float32():
+        (hits, loss), _ = jax.lax.scan(batch_score, zero, (index, counts))
     return hits / size, loss / size
 
 
@@ -69,7 +98,9 @@ def predictions(apply: Apply, params: Params, split: Split, *, batch_size: int =
     def predict(example: jax.Array) -> jax.Array:
         return jnp.argmax(apply(params, split.transform(example[None]))[0]).astype(jnp.int32)
 
-    return jax.lax.map(predict, split.inputs, batch_size=min(batch_size, len(split.inputs)))
+    with float32():
+        classes: jax.Array = jax.lax.map(predict, split.inputs, batch_size=min(batch_size, len(split.inputs)))
+    return classes
 
 
 def confusion(apply: Apply, params: Params, split: Split, num_classes: int) -> jax.Array:
@@ -112,7 +143,7 @@ def measure_trained(
     params_N: Params | None = None,
     chunk: int = 8,
 ) -> Any:
-    """Trains networks on the distilled data and measures each, before training and after every epoch.
+    """Trains networks on the distilled data and measures each, before training and after every epoch; float32 throughout.
 
     Args:
       measure: what to read off a network; jittable.
@@ -142,7 +173,8 @@ def measure_trained(
     results = []
     for rows in _chunks(num_nets, min(chunk, num_nets)):
         members = jax.tree.map(operator.itemgetter(rows), distilled) if one_each else distilled
-        results.append(jax.device_get(measures(_spread(jnp.asarray(rows)), members, params_N, split)))
+        with float32():
+            results.append(jax.device_get(measures(_spread(jnp.asarray(rows)), members, params_N, split)))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:num_nets], *results)
 
 
@@ -151,7 +183,9 @@ def _spread(numbers: jax.Array) -> jax.Array:
     devices = jax.devices()
     if len(numbers) % len(devices):
         return numbers
-    return jax.device_put(numbers, NamedSharding(Mesh(np.array(devices), ("nets",)), PartitionSpec("nets")))
+    mesh = Mesh(np.array(devices), ("nets",))
+    spread: jax.Array = jax.device_put(numbers, NamedSharding(mesh, PartitionSpec("nets")))  # type: ignore[no-untyped-call]
+    return spread
 
 
 def _chunks(count: int, size: int) -> Iterator[np.ndarray]:

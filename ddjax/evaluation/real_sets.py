@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from sklearn.cluster import KMeans
 
 from ddjax.core.distilled import DistilledData
 from ddjax.data import Split
@@ -45,6 +44,8 @@ def kmeans_sets(
     A class that has no more distinct images than places gives those images, repeated. Arguments, returns and errors as for
     `random_sets`, and `most`: training images of a class that are clustered, drawn afresh for each set.
     """
+    from sklearn.cluster import KMeans  # here, as it takes two seconds to import
+
     images = np.empty((num_sets, *like.images.shape), np.float32)
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     for members, places in _classes(like, train):
@@ -69,7 +70,8 @@ def mean_sets(like: DistilledData, train: Split) -> np.ndarray:
 
 def class_of_place(like: DistilledData) -> np.ndarray:
     """The class of every place of distilled data, int [S, M]: where its label [K] is largest."""
-    return np.argmax(np.asarray(like.labels), axis=-1)
+    classes: np.ndarray = np.argmax(np.asarray(like.labels), axis=-1)
+    return classes
 
 
 def _classes(like: DistilledData, train: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -232,9 +232,9 @@ def comparison(experiment: Experiment, best: DistilledData) -> dict[str, Any]:
     """What the same steps on random real images reach, and ordinary training on all the data."""
     plain = experiment.problem._replace(targets=fixed_labels)
     train, valid, test = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
-    real = baselines.random_real(
-        experiment.stream("baseline"), plain, best, train, valid, test, params_N=experiment.starts.test.params_N
-    )
+    count = 1 if experiment.starts.params is not None else None
+    nets: dict[str, Any] = {"num_nets": count, "params_N": experiment.starts.test.params_N}
+    real = baselines.random_real(experiment.stream("baseline"), plain, best, train, valid, test, **nets)
     full = fit.full_data(experiment.stream("all data"), plain, experiment.outer(train), test)
     return {"random_real": real.summary(), "all_data": full.summary()}
 

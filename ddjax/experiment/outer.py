@@ -13,7 +13,7 @@ from ddjax.core.losses import Params
 from ddjax.core.meta import Layout
 from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
 from ddjax.data import Split, make_draw_batch
-from ddjax.evaluation.measure import score
+from ddjax.evaluation.measure import float32, score
 from ddjax.evaluation.real_sets import random_sets
 from ddjax.experiment.setup import Experiment
 from ddjax.recipes import Outer
@@ -77,7 +77,7 @@ def first_iterate(experiment: Experiment) -> DistilledData:
 
 
 def make_validation(experiment: Experiment) -> Validate:
-    """Mean accuracy and loss on held-out training data, over the same networks every time."""
+    """Mean accuracy and loss on held-out training data, over the same networks every time; float32 throughout."""
     problem, valid = experiment.problem, experiment.outer(experiment.valid)
 
     @jax.jit
@@ -86,7 +86,8 @@ def make_validation(experiment: Experiment) -> Validate:
             params = unroll(problem.inner_loss, params, distilled, **problem.unroll_options)
             return score(problem.apply, params, valid)
 
-        accuracy, loss = jax.vmap(one_network)(params_V)
+        with float32():
+            accuracy, loss = jax.vmap(one_network)(params_V)
         return jnp.mean(accuracy), jnp.mean(loss)
 
     return lambda distilled: scores(distilled, experiment.starts.valid, valid)

@@ -18,7 +18,9 @@ from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.prepared import data_root, find_prepared
 from ddjax.errors import InputError
 from ddjax.evaluation import baselines
+from ddjax.evaluation.neighbours import knn
 from ddjax.evaluation.real_sets import kmeans_sets, random_sets
+from ddjax.evaluation.tuning import TUNING, Tuning
 from ddjax.experiment.distill import distill
 from ddjax.experiment.folder import Config
 from ddjax.experiment.setup import Experiment, set_up
@@ -48,7 +50,7 @@ class Budget:
     pool_nets: int | None = None
     pool_test_nets: int = 20
     training: Training | None = None
-    baseline_nets: int = 20
+    tuning: Tuning = TUNING
     full_data_nets: int = 3
     full_data_steps: int = 2000
 
@@ -88,9 +90,12 @@ def _on_digits(recipe: Recipe) -> Recipe:
 TRAINING = {"mnist": Training(1000), "usps": Training(800), "digits": Training(300)}
 # What one step is distilled for fits the networks it saw; the more there are, the better it does on others.
 POOL_NETS = {"mnist": 400}
+QUICK = Tuning(
+    (0.01, 0.1), rounds=1, trials=2, nets=2, random_sets=2, kmeans_sets=3, candidates=10, nets_per_candidate=1
+)
 BUDGETS = {
     "full": Budget(),
-    "quick": Budget(_on_digits, 4, 2, Training(20, 32), baseline_nets=2, full_data_nets=2, full_data_steps=20),
+    "quick": Budget(_on_digits, 4, 2, Training(20, 32), tuning=QUICK, full_data_nets=2, full_data_steps=20),
 }
 
 
@@ -241,27 +246,32 @@ class Work:
 
 def measure_baseline(part: str, experiment: Experiment, like: DistilledData, budget: Budget) -> dict[str, Any]:
     """The summary of one of `paper.rows.BASELINES`, with the budget of the distilled data `like`."""
-    key = jax.random.fold_in(experiment.stream("baseline"), 1)
+    key, tuning = experiment.stream("baseline"), budget.tuning
     problem = experiment.problem._replace(targets=fixed_labels)
     splits = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
-    params_N = experiment.starts.test.params_N
-    nets: dict[str, Any] = {"params_N": params_N, "num_nets": budget.baseline_nets}
     if part == "full data":
-        nets["num_nets"] = budget.full_data_nets
-        return full_data(key, problem, splits[0], splits[2], steps=budget.full_data_steps, **nets).summary()
-    if part == "random real":
-        count = budget.baseline_nets
-        return baselines.random_real(key, problem, like, *splits, params_N=params_N, num_sets=count).summary()
-    if part.startswith("K-NN"):
-        make = kmeans_sets if part.endswith("k-means") else random_sets
-        count = 3 if part.endswith("k-means") else budget.baseline_nets
-        return baselines.knn(like, make(key, like, experiment.train, count), *splits[1:]).summary()
-    if part == "optimised real":
-        return baselines.optimised_real(key, problem, like, *splits, **nets).summary()
-    if experiment.starts.params is not None:  # one set of images and one network: there is one figure to measure
-        nets["num_nets"] = 1
-    one_set = baselines.kmeans if part == "k-means" else baselines.class_average
-    return one_set(key, problem, like, *splits, **nets).summary()
+        options: dict[str, Any] = {"num_nets": budget.full_data_nets, "steps": budget.full_data_steps}
+        return full_data(
+            experiment.stream("all data"),
+            problem,
+            splits[0],
+            splits[2],
+            params_N=experiment.starts.test.params_N,
+            **options,
+        ).summary()
+    if part == "K-NN on random real":
+        return knn(like, random_sets(key, like, splits[0], tuning.random_sets), *splits[1:], tuning=tuning).summary()
+    if part == "K-NN on k-means":
+        return knn(like, kmeans_sets(key, like, splits[0], tuning.kmeans_sets), *splits[1:], tuning=tuning).summary()
+    measure = {
+        "random real": baselines.random_real,
+        "optimised real": baselines.optimised_real,
+        "k-means": baselines.kmeans,
+        "class average": baselines.class_average,
+    }[part]
+    count = 1 if experiment.starts.params is not None else tuning.nets
+    nets: dict[str, Any] = {"params_N": experiment.starts.test.params_N, "num_nets": count}
+    return measure(key, problem, like, *splits, tuning=tuning, **nets).summary()
 
 
 def _why_not_run(run: Run, budget: str, data_dir: str | None) -> str:

@@ -1,4 +1,7 @@
-"""Ordinary training on real data: what distilled data are measured against, and how pools of networks are made."""
+"""Ordinary training on real data: what distilled data are measured against, and how pools of networks are made.
+
+All of it computes in float32 throughout, whatever precision of matrix products JAX has as its default.
+"""
 
 from typing import Any
 
@@ -11,8 +14,7 @@ from ddjax.core.losses import Loss, Params
 from ddjax.core.meta import Problem
 from ddjax.core.outer import DrawBatch
 from ddjax.data import Split, make_draw_batch
-from ddjax.evaluation.baselines import Scores
-from ddjax.evaluation.measure import score
+from ddjax.evaluation.measure import Scores, float32, score
 
 
 def fit(
@@ -42,7 +44,8 @@ def fit(
         updates, opt_state = optimizer.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state), None
 
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))
+    with float32():
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))
     return params
 
 
