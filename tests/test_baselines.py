@@ -196,7 +196,7 @@ def test_scores_are_those_of_numpy_from_the_given_networks(name, calls):
 @pytest.mark.parametrize("name", TRAINED)
 def test_of_one_network_there_is_one_figure_for_each_set(name, calls):
     baseline, num_sets, _ = TRAINED[name]
-    problem = make_problem(inits.fixed(init(KEY)))
+    problem = make_problem(inits.fixed_init(init(KEY)))
     result = baseline(KEY, problem, make_like(), *make_splits(), num_nets=1, tuning=TUNING)
     sets = calls[-1][0].images
     assert result.summary()["num_nets"] == len(sets) == len(np.unique(sets, axis=0)) == num_sets
