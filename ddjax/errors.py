@@ -19,3 +19,9 @@ class InterruptedRunError(Exception):
 
 class NonFiniteError(ArithmeticError):
     """Loss or meta-gradient was not finite; the state before that step was saved."""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """An exception of others, for the end of a message: its type and text without line breaks, cut at `limit` characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

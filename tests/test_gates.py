@@ -59,12 +59,22 @@ def test_mean_of_example():
     np.testing.assert_array_equal(gates.mean_of_example(x[:, 0, 0]), x[:, 0, 0])
 
 
-def test_a_layer_of_zeros_has_finite_second_derivative():
-    """Alone, and among examples that are not all zeros and keep their gates."""
-    for x in (jnp.zeros((3, 2)), jnp.zeros((3, 2)).at[1].set(1.0)):
-        second = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(gates.relu(x, 0.1)))(x)))(x)
-        np.testing.assert_array_equal(second != 0, x != 0)
-        assert np.all(np.isfinite(second))
+@pytest.mark.parametrize("gate", [gates.relu, max_of_four], ids=["relu", "max"])
+def test_examples_of_zeros_have_gates_that_never_move(gate):
+    """Alone, and among examples that are not all zeros and keep their gates; and all are exact at width 0."""
+    x = jax.random.normal(jax.random.key(7), (4, 2, 3))
+    tangent = jnp.cos(jnp.arange(24.0)).reshape(x.shape)
+
+    def second(x, width):
+        return jax.jvp(jax.grad(lambda x: jnp.sum(gate(x, width))), (x,), (tangent,))[1]
+
+    np.testing.assert_array_equal(second(0 * x, 0.1), 0)
+    np.testing.assert_array_equal(second(x, 0.0), 0)
+    example = (slice(None), 0) if gate is max_of_four else 0
+    some, whole = second(x.at[example].set(0), 0.5), second(x, 0.5)
+    np.testing.assert_array_equal(some[example], 0)
+    np.testing.assert_array_equal(some.at[example].set(0), whole.at[example].set(0))
+    assert np.any(some) and np.any(whole[example])
 
 
 def test_max_is_exact_in_value_and_first_derivative():

@@ -1,14 +1,12 @@
-"""ddjax.models: layers against XLA's own operations and formulas, the networks' weights, a user's own modules."""
+"""ddjax.models: layers against XLA's own operations and formulas, and the networks of the paper."""
 
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from helpers import (
     assert_same_derivatives,
     native_conv,
@@ -17,11 +15,9 @@ from helpers import (
     random_arrays,
 )
 
-import ddjax
-from ddjax.core import losses
 from ddjax.errors import InputError
-from ddjax.models import MODELS, build_model, from_linen, from_nnx
-from ddjax.models.ops import gates, layers
+from ddjax.models import MLP, MODELS, WEIGHT_INITS, LeNet, Linear, build_model, from_linen
+from ddjax.models.ops import layers
 
 
 @pytest.fixture(params=["cpu", "elsewhere"])
@@ -128,75 +124,17 @@ def test_pooling_equals_the_native_one(x64, shape):
         assert_same_derivatives(ours, partial(native_pool, size=3, stride=2, padding=0), inputs)
 
 
-@pytest.mark.parametrize("size", [4, 5])
-def test_local_response_norm_is_its_formula(size):
-    (inputs,) = random_arrays((2, 3, 3, 7), dtype=np.float32)
-    alpha, beta, k = 0.5, 0.75, 1.0
-    x = np.asarray(inputs, np.float64)
+@pytest.mark.parametrize("size", [4, 5, None])
+def test_local_response_norm_is_its_formula(x64, size):
+    """With the constants of the paper's code where none are given: (4, 0.001 / 9, 0.75, 1), in PyTorch's order."""
+    (inputs,) = random_arrays((2, 3, 3, 7))
+    x, (alpha, beta, k) = np.asarray(inputs), (0.5, 0.6, 2.0) if size else (0.001 / 9, 0.75, 1.0)
     expected = np.empty_like(x)
     for c in range(7):
-        window = x[..., max(c - size // 2, 0) : c + (size - 1) // 2 + 1]  # c-2 .. c+1 for size 4
-        expected[..., c] = x[..., c] / (k + alpha * np.sum(window**2, axis=-1) / size) ** beta
-    found = layers.local_response_norm(inputs, size=size, alpha=alpha, beta=beta, k=k)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    if size == 4:
-        weak = layers.local_response_norm(inputs)
-        mean = (1 - np.asarray(weak, np.float64) / x)[..., 3] / 0.75  # about alpha times the mean of four squares
-        np.testing.assert_allclose(mean, 0.001 / 9 * np.mean(x[..., 1:5] ** 2, axis=-1), rtol=0.02, atol=3e-7)
-
-
-# Gates
-
-
-def mean_of_second(x):
-    """[4, n, ...] -> [1, n, 1, ...]: the mean of each example of the candidates of a maximum."""
-    return jnp.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
-
-
-def test_surrogate_of_relu_is_the_derivative_of_a_sigmoid_and_nothing_else_changes(x64):
-    (x,) = random_arrays((5, 3))
-    width = 0.3
-    value = partial(gates.relu, width=width)
-    np.testing.assert_array_equal(value(x), np.maximum(x, 0))
-    first = jax.grad(lambda x: jnp.sum(value(x)))
-    np.testing.assert_array_equal(first(x), np.asarray(x) > 0)
-    sharpness = 1 / (width * np.sqrt(np.mean(np.square(x), axis=1, keepdims=True)))
-    share = 1 / (1 + np.exp(-sharpness * np.asarray(x)))
-    second = jax.jvp(first, (x,), (jnp.ones_like(x),))[1]
-    np.testing.assert_allclose(second, sharpness * share * (1 - share), rtol=1e-10)
-
-
-def test_surrogate_of_the_maximum_is_the_derivative_of_a_softmax_and_nothing_else_changes(x64):
-    (x,) = random_arrays((4, 2, 3))
-    width = 0.3
-    value = partial(gates.max_of_four, width=width, mean=mean_of_second)
-    np.testing.assert_array_equal(value(x), np.max(x, axis=0))
-    first = jax.grad(lambda x: jnp.sum(value(x)))
-    winner = np.asarray(x) == np.max(x, axis=0, keepdims=True)
-    np.testing.assert_array_equal(first(x), winner)
-    sharpness = 1 / (width * np.sqrt(np.mean(np.square(x), axis=(0, 2))))  # of each of the two examples
-    share = np.exp(sharpness[:, None] * np.asarray(x))
-    share /= share.sum(axis=0)
-    second = jax.jacfwd(first)(x)  # [4, 2, 3, 4, 2, 3]
-    expected = np.zeros(second.shape)
-    for n in range(2):
-        for m in range(3):
-            p = share[:, n, m]
-            expected[:, n, m, :, n, m] = sharpness[n] * (np.diag(p) - np.outer(p, p))
-    np.testing.assert_allclose(second, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("gate", [gates.relu, partial(gates.max_of_four, mean=mean_of_second)], ids=["relu", "max"])
-def test_width_zero_is_exact_and_zeros_are_harmless(gate):
-    (x,) = random_arrays((4, 2, 3), dtype=np.float32)
-    tangent = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
-
-    def second(x, width):
-        return jax.jvp(jax.grad(lambda x: jnp.sum(gate(x, width))), (x,), (tangent,))[1]
-
-    assert np.any(second(x, 0.1))
-    np.testing.assert_array_equal(second(x, 0.0), np.zeros_like(x))
-    np.testing.assert_array_equal(second(0 * x, 0.1), np.zeros_like(x))
+        window = x[..., max(c - (size or 4) // 2, 0) : c + ((size or 4) - 1) // 2 + 1]  # c-2 .. c+1 for size 4
+        expected[..., c] = x[..., c] / (k + alpha * np.sum(window**2, axis=-1) / (size or 4)) ** beta
+    options = {"size": size, "alpha": alpha, "beta": beta, "k": k} if size else {}
+    np.testing.assert_allclose(layers.local_response_norm(inputs, **options), expected, rtol=1e-13)
 
 
 # Networks
@@ -331,7 +269,13 @@ def test_logits_equal_those_of_native_operations(name, shape, by_hand):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("lennet", (28, 28, 1), 10), {}, "unknown model 'lennet': choose one of lenet, alexcifar, alexnet, mlp"),
+        (
+            ("lennet", (28, 28, 1), 10),
+            {},
+            "unknown model 'lennet': choose one of lenet, alexcifar, alexnet, mlp, linear, or your own as path/to/file.py:Name",
+        ),
+        (("mlp", (4,), 10), {"width": 3, "depth": 2}, "model 'mlp' has no option depth, width: leave it out"),
+        (("net.py:Net", (4,), 10), {"width": 3}, "model 'net.py:Net' has no option width: leave it out"),
         (("mlp", (4,), 10), {"weights": "zero"}, "unknown weight initialisation 'zero': choose one of xavier, he"),
         (("lenet", (11, 12, 1), 10), {}, "at least 12x12, but the examples have shape [11, 12, 1]"),
         (("alexcifar", (32, 7, 3), 10), {}, "at least 8x8, but the examples have shape [32, 7, 3]"),
@@ -352,100 +296,36 @@ def test_the_smallest_pictures_work(name, shape):
     assert logits.shape == (2, 4)
 
 
-# A user's own networks
+@pytest.mark.parametrize("name", MODELS)
+def test_a_gate_width_reaches_the_networks_that_say_so_and_no_other(name):
+    shape = (8, 8, 1) if name != "alexnet" else (63, 63, 1)
+    if name == "lenet":
+        shape = (12, 12, 1)
+    exact, model = (build_model(name, shape, 2, gate_width=width) for width in (0.0, 0.3))
+    params = jax.jit(exact.init)(jax.random.key(0))
+    inputs, direction = (jax.random.normal(jax.random.key(seed), (2, *shape)) for seed in (1, 2))
+
+    def second(model):
+        slope = jax.grad(lambda x: jnp.sum(model.apply(params, x)[:, 0]))
+        return jax.jit(lambda x: jax.jvp(slope, (x,), (direction,))[1])(inputs)
+
+    assert model.gated == (name != "linear") == bool(np.any(second(model) != second(exact)))
 
 
-class OwnLinen(nn.Module):
-    norm: Any = None
-    drop: bool = False
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
-        if self.norm is not None:
-            x = self.norm(x)
-        if self.drop:
-            x = nn.Dropout(0.5, deterministic=False)(x)
-        return nn.Dense(3)(x)
+def test_options_of_a_network_reach_it():
+    params = jax.eval_shape(build_model("mlp", (4,), 3, widths=(6, 5)).init, jax.random.key(0))
+    assert [params[f"dense{i}"]["kernel"].shape for i in (1, 2, 3)] == [(4, 6), (6, 5), (5, 3)]
 
 
-class OwnNNX(nnx.Module):
-    def __init__(self, rngs, *, batch_norm=False, dropout=False):
-        self.first = nnx.Linear(6, 8, rngs=rngs)
-        self.second = nnx.Linear(8, 3, rngs=rngs)
-        self.batch_norm = nnx.BatchNorm(8, rngs=rngs) if batch_norm else None
-        self.dropout = nnx.Dropout(0.5, rngs=rngs) if dropout else None
-
-    def __call__(self, x):
-        x = nnx.relu(self.first(x.reshape(len(x), -1)))
-        x = self.batch_norm(x) if self.batch_norm else x
-        x = self.dropout(x) if self.dropout else x
-        return self.second(x)
+def test_the_linear_model_is_a_perceptron_without_hidden_layers():
+    """Its weights too, so that what was distilled for one is good for the other."""
+    modules = Linear(3, WEIGHT_INITS["he"]), MLP(3, WEIGHT_INITS["he"], widths=())
+    linear, perceptron = (from_linen(module, (2, 5)).init(jax.random.key(0)) for module in modules)
+    jax.tree.map(np.testing.assert_array_equal, linear, perceptron)
 
 
-def test_linen_module_gives_its_own_logits():
-    module, inputs = OwnLinen(norm=nn.LayerNorm()), jax.random.normal(jax.random.key(0), (5, 2, 3))
-    model, key = from_linen(module, (2, 3)), jax.random.key(1)
-    params = jax.jit(model.init)(key)
-    expected = jax.jit(lambda key, inputs: module.apply(module.init(key, inputs), inputs))(key, inputs)
-    np.testing.assert_allclose(jax.jit(model.apply)(params, inputs), expected, rtol=1e-5, atol=1e-6)
-    assert set(params) == {"Dense_0", "Dense_1", "norm"}
-
-
-def test_nnx_module_gives_its_own_logits():
-    inputs, key = jax.random.normal(jax.random.key(0), (5, 2, 3)), jax.random.key(1)
-    model = from_nnx(OwnNNX)
-    params = model.init(key)
-    np.testing.assert_allclose(model.apply(params, inputs), OwnNNX(nnx.Rngs(key))(inputs), rtol=1e-5, atol=1e-6)
-    assert np.any(params["first"]["kernel"] != model.init(jax.random.key(2))["first"]["kernel"])
-    loss = losses.of_network(model.apply)
-    grads = jax.jit(jax.grad(loss))(params, inputs, jnp.eye(3)[jnp.arange(5) % 3])
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
-
-
-@pytest.mark.parametrize(
-    ("make", "what"),
-    [
-        (lambda: from_linen(OwnLinen(norm=nn.BatchNorm(use_running_average=False)), (6,)), "batch_stats"),
-        (lambda: from_linen(OwnLinen(norm=nn.BatchNorm(use_running_average=True)), (6,)), "batch_stats"),
-        (lambda: from_linen(OwnLinen(drop=True), (6,)), "random numbers"),
-        (lambda: from_nnx(lambda rngs: OwnNNX(rngs, batch_norm=True)), "BatchStat"),
-        (lambda: from_nnx(lambda rngs: OwnNNX(rngs, dropout=True)), "Rng"),
-    ],
-    ids=["linen-batchnorm", "linen-batchnorm-frozen", "linen-dropout", "nnx-batchnorm", "nnx-dropout"],
-)
-def test_running_state_and_dropout_are_refused(make, what):
-    with pytest.raises(InputError, match=what) as excinfo:
-        make()
-    message = str(excinfo.value)
-    assert "GroupNorm" in message and "\n" not in message
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: from_linen(OwnLinen(), (2, 3)), lambda: from_nnx(OwnNNX)], ids=["linen", "nnx"]
-)
-def test_own_network_distils(tmp_path, make):
-    rng = np.random.RandomState(0)
-    labels = np.arange(60) % 3
-    inputs = (rng.normal(size=(60, 2, 3)) + labels[:, None, None]).astype(np.float32)
-    dataset = ddjax.Dataset(
-        name="own",
-        x_train=inputs[:45],
-        y_train=labels[:45].astype(np.int32),
-        x_test=inputs[45:],
-        y_test=labels[45:].astype(np.int32),
-        transform=ddjax.Standardise.by([1], [1]),
-        class_names=("a", "b", "c"),
-        source="test",
-    )
-    recipe = ddjax.Recipe().replace(data="own", outer_steps=2, eval_every=1, batch_size=16, lr=0.1)
-    model = make()
-    summary = ddjax.distill(recipe, tmp_path / "run", dataset=dataset, model=model, progress=False)
-    distilled, metadata, params = ddjax.load_artifact(tmp_path / "run")
-    assert distilled.images.shape == (1, 3, 2, 3) and metadata["model"]["name"] == "custom"
-    expected = jax.eval_shape(model.init, jax.random.key(0))
-    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, expected)
-    # The summary's accuracy is that of this network after one step on what was saved.
-    trained = ddjax.unroll(losses.of_network(model.apply), params, jax.tree.map(jnp.asarray, distilled))
-    hits = np.asarray(jnp.argmax(model.apply(trained, jnp.asarray(inputs[45:] - 1)), axis=1)) == labels[45:]
-    assert summary["distilled"]["accuracy_mean"] == pytest.approx(100 * hits.mean(), abs=1e-3)
+def test_a_network_says_itself_what_it_reads_when_it_is_adapted_by_hand():
+    with pytest.raises(
+        InputError, match=r"LeNet reads pictures .* of at least 12x12, but the examples have shape \[8, 8, 1\]"
+    ):
+        from_linen(LeNet(10, WEIGHT_INITS["he"]), (8, 8, 1))

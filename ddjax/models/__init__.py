@@ -1,7 +1,8 @@
 """Networks behind `Model(init, apply)`, by name for recipes and artefacts. Flax is used here and nowhere else."""
 
-import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 
@@ -9,8 +10,9 @@ from ddjax.errors import InputError
 from ddjax.models.alexnet import AlexCifarNet, AlexNet
 from ddjax.models.imagenet import load_imagenet_alexnet
 from ddjax.models.lenet import LeNet
-from ddjax.models.mlp import MLP
-from ddjax.models.model import Model, from_linen, from_nnx
+from ddjax.models.mlp import MLP, Linear
+from ddjax.models.model import Model, check_model, from_linen, from_nnx
+from ddjax.models.own import load_model
 
 __all__ = [
     "MLP",
@@ -19,19 +21,24 @@ __all__ = [
     "AlexCifarNet",
     "AlexNet",
     "LeNet",
+    "Linear",
     "Model",
     "build_model",
+    "check_model",
     "from_linen",
     "from_nnx",
     "load_imagenet_alexnet",
+    "load_model",
 ]
 
+# `(num_classes, kernel_init, **options) -> module`; its options are its other fields. What inputs it reads it says itself,
+# in a method `check_input` if not in every shape.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
     "alexcifar": AlexCifarNet,
     "alexnet": AlexNet,
     "mlp": MLP,
-    "linear": functools.partial(MLP, widths=()),
+    "linear": Linear,
 }
 
 # Xavier (Glorot) normal with gain 1 is the authors' choice; He normal is for ReLU networks.
@@ -40,32 +47,44 @@ WEIGHT_INITS = {
     "he": nn.initializers.he_normal(),
 }
 
-_SMALLEST_PICTURE = {"lenet": 12, "alexcifar": 8, "alexnet": 63}
-
 
 def build_model(
-    name: str, input_shape: tuple[int, ...], num_classes: int, *, weights: str = "xavier", gate_width: float = 0.0
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    weights: str = "xavier",
+    gate_width: float = 0.0,
+    **options: Any,
 ) -> Model:
-    """The network `name` of `MODELS` for inputs of `input_shape` and `num_classes` classes.
+    """The network `name` for inputs of `input_shape` and `num_classes` classes.
 
     Args:
-      name: key of `MODELS`.
+      name: key of `MODELS`, or a network of one's own as "path/to/file.py:Name" (see `load_model`), which brings its own
+        distribution of weights and its own derivatives.
       input_shape: shape of one example: [H, W, C] for the convolutional networks, anything for the others.
       num_classes: K.
       weights: key of `WEIGHT_INITS`, the distribution of fresh kernels.
-      gate_width: of the surrogate gates in second derivatives (see `gates`); 0 is exact. Nothing else depends on it.
+      gate_width: of the surrogate gates in second derivatives (see `gates`); 0 is exact. Nothing else depends on it, and a
+        network without gates does not know it: `Model.gated` tells.
+      options: of this network alone, such as `widths` of "mlp".
 
     Raises:
-      InputError: unknown name, or a network that cannot read such inputs.
+      InputError: unknown name or option, or a network that cannot read such inputs.
     """
-    for value, known, what in ((name, MODELS, "model"), (weights, WEIGHT_INITS, "weight initialisation")):
-        if value not in known:
-            raise InputError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
-    smallest = _SMALLEST_PICTURE.get(name)
-    if smallest and (len(input_shape) != 3 or min(input_shape[:2]) < smallest):
+    if weights not in WEIGHT_INITS:
+        raise InputError(f"unknown weight initialisation {weights!r}: choose one of {', '.join(WEIGHT_INITS)}")
+    own = ".py:" in name
+    if name not in MODELS and not own:
         raise InputError(
-            f"model {name!r} reads pictures [height, width, channels] of at least {smallest}x{smallest}, "
-            f"but the examples have shape {list(input_shape)}: choose --model mlp or linear, or resize the pictures"
+            f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as path/to/file.py:Name"
         )
-    module = MODELS[name](num_classes=num_classes, kernel_init=WEIGHT_INITS[weights], gate_width=gate_width)
-    return from_linen(module, input_shape)
+    parameters = {} if own else inspect.signature(MODELS[name]).parameters
+    if unknown := sorted(set(options) - set(parameters)):
+        raise InputError(f"model {name!r} has no option {', '.join(unknown)}: leave it out")
+    if own:
+        return load_model(name, input_shape, num_classes)
+    gated = "gate_width" in parameters
+    given = {"gate_width": gate_width, **options} if gated else options
+    module = MODELS[name](num_classes=num_classes, kernel_init=WEIGHT_INITS[weights], **given)
+    return from_linen(module, input_shape, num_classes)._replace(gated=gated)

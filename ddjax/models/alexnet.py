@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
+from ddjax.models.model import pictures_from
 from ddjax.models.ops.gates import relu
 from ddjax.models.ops.layers import Conv, Dense, local_response_norm, max_pool_3x3
 
@@ -21,6 +22,8 @@ class AlexCifarNet(nn.Module):
     num_classes: int
     kernel_init: nn.initializers.Initializer
     gate_width: float = 0.0
+
+    check_input = staticmethod(pictures_from(8, "AlexCifarNet"))
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -49,6 +52,8 @@ class AlexNet(nn.Module):
     num_classes: int
     kernel_init: nn.initializers.Initializer
     gate_width: float = 0.0
+
+    check_input = staticmethod(pictures_from(63, "AlexNet"))
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -6,10 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 
-from ddjax.errors import InputError
+from ddjax.errors import InputError, one_line
 
 IMAGENET_SHAPE = (224, 224, 3)
 
@@ -85,10 +83,13 @@ def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
+    import safetensors.numpy  # as PyTorch below: for those who have such a file alone
+
     try:
         return safetensors.numpy.load_file(file)
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:  # the last: unknown number types
-        raise InputError(f"{file} is damaged or no safetensors file: save it again ({_first_line(error)})") from error
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+        # The last for number types that NumPy does not know.
+        raise InputError(f"{file} is damaged or no safetensors file: save it again ({one_line(error)})") from error
 
 
 def _read_pth(file: Path) -> dict[str, np.ndarray]:
@@ -104,8 +105,4 @@ def _read_pth(file: Path) -> dict[str, np.ndarray]:
     except MemoryError:
         raise
     except Exception as error:  # pickle, zipfile, struct and PyTorch each raise their own
-        raise InputError(f"{file} is damaged or holds no state dict: save it again ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:120]
+        raise InputError(f"{file} is damaged or holds no state dict: save it again ({one_line(error)})") from error

@@ -6,7 +6,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from ddjax.models.ops.gates import relu
+from ddjax.models.model import pictures_from
+from ddjax.models.ops.gates import Mean, relu
 from ddjax.models.ops.layers import ConvPool, Dense, arrange, flatten
 
 
@@ -25,9 +26,11 @@ class LeNet(nn.Module):
     gate_width: float = 0.0
     activation: Callable[[jax.Array], jax.Array] | None = None
 
+    check_input = staticmethod(pictures_from(12, "LeNet"))
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def activation(x: jax.Array, **layout) -> jax.Array:
+        def activation(x: jax.Array, **layout: Mean) -> jax.Array:
             return relu(x, self.gate_width, **layout) if self.activation is None else self.activation(x)
 
         padding = 2 if min(x.shape[1:3]) < 32 else 0

@@ -1,4 +1,4 @@
-"""Networks for any feature shape: a multi-layer perceptron, and its case without hidden layers, the linear model."""
+"""Networks for any feature shape: a multi-layer perceptron, and the linear model."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ class MLP(nn.Module):
     Attributes:
       num_classes: K.
       kernel_init: initialiser of every kernel; biases start at zero.
-      widths: hidden widths; none makes it linear.
+      widths: hidden widths.
       gate_width: width of the surrogate gates of the ReLUs (see `gates`); 0 is exact.
       activation: instead of ReLU, after each hidden layer.
     """
@@ -34,3 +34,19 @@ class MLP(nn.Module):
         for i, width in enumerate(self.widths, start=1):
             x = activation(Dense(width, self.kernel_init, name=f"dense{i}")(x))
         return Dense(self.num_classes, self.kernel_init, name=f"dense{len(self.widths) + 1}")(x)
+
+
+class Linear(nn.Module):
+    """Flattens its input, then one dense layer with bias: K logits. Without gates, so that it has no `gate_width`.
+
+    Attributes:
+      num_classes: K.
+      kernel_init: initialiser of the kernel; the bias starts at zero.
+    """
+
+    num_classes: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return Dense(self.num_classes, self.kernel_init, name="dense1")(x.reshape(x.shape[0], -1))

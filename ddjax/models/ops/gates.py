@@ -39,7 +39,7 @@ def _relu(x: jax.Array, width: float, mean: Mean) -> jax.Array:
 
 
 @_relu.defjvp
-def _(width, mean, primals, tangents):
+def _(width: float, mean: Mean, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (tangent,) = primals, tangents
     return _relu(x, width, mean), _gate(x, _sharpness(x, width, mean)) * tangent
 
@@ -50,7 +50,7 @@ def _gate(x: jax.Array, sharpness: jax.Array) -> jax.Array:
 
 
 @_gate.defjvp
-def _(primals, tangents):
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x, sharpness), (tangent, _) = primals, tangents
     slope = sharpness * jax.nn.sigmoid(sharpness * x) * jax.nn.sigmoid(-sharpness * x)
     return _gate(x, sharpness), slope * tangent
@@ -64,7 +64,7 @@ def max_of_four(candidates: jax.Array, width: float, mean: Mean) -> jax.Array:
 
 
 @max_of_four.defjvp
-def _(width, mean, primals, tangents):
+def _(width: float, mean: Mean, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     # The derivative follows one winner: a masked sum forwards, a masked broadcast backwards, each a single pass, where the
     # maxima's own rules would split ties and scatter through slices.
     (x,), (tangent,) = primals, tangents
@@ -78,7 +78,7 @@ def _winner(x: jax.Array, sharpness: jax.Array) -> jax.Array:
 
 
 @_winner.defjvp
-def _(primals, tangents):
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x, sharpness), (tangent, _) = primals, tangents
     share = jax.nn.softmax(sharpness * x, axis=0)
     mean = jnp.sum(share * tangent, axis=0, keepdims=True)

@@ -10,11 +10,11 @@ is a sweep over long contiguous rows: no strided slices, no scattering (measured
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from ddjax.models.ops.gates import max_of_four
 from ddjax.models.ops.product import product
@@ -33,7 +33,7 @@ class Planes:
       shape: (R, Q, n): rows and columns of blocks, and examples.
     """
 
-    rows: Any
+    rows: jax.Array
     block: int
     channels: int
     shape: tuple[int, int, int]
@@ -106,7 +106,7 @@ def _windows(planes: Planes, span: int) -> Planes:
     rows, cols = R - span + 1, Q - span + 1
     x = planes.rows.reshape(-1, R, Q, n)
 
-    def window(_, corner: jax.Array):
+    def window(_: None, corner: jax.Array) -> tuple[None, jax.Array]:
         return None, jax.lax.dynamic_slice(x, corner, (len(x), rows, cols, n))
 
     corners = jnp.asarray([(0, i, j, 0) for i in range(span) for j in range(span)], jnp.int32)
@@ -115,7 +115,7 @@ def _windows(planes: Planes, span: int) -> Planes:
 
 
 @functools.cache
-def _placements(k: int, tile: int) -> np.ndarray:
+def _placements(k: int, tile: int) -> npt.NDArray[np.float32]:
     """0/1 matrix [pixels of a window * 4 * tile * tile, k * k]: which pixel of the kernel lies where.
 
     Pixels of a window are ordered by block, then within the block; outputs by pool offset, then by position in the tile.
@@ -124,7 +124,8 @@ def _placements(k: int, tile: int) -> np.ndarray:
     span = -(-(stride + k - 1) // stride)
     a, p, s, i = np.ogrid[: span * stride, :2, :tile, :k]
     line = (a == 2 * s + p + i).astype(np.float32).reshape(span, stride, 2, tile, k)
-    return np.einsum("xapsi,ybqrj->xyabpqsrij", line, line).reshape(-1, k * k)
+    both: npt.NDArray[np.float32] = np.einsum("xapsi,ybqrj->xyabpqsrij", line, line)
+    return both.reshape(-1, k * k)
 
 
 def _expanded(kernel: jax.Array, tile: int) -> jax.Array:

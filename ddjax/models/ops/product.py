@@ -74,7 +74,7 @@ def _registered() -> Any:
     primitive.def_impl(jax.jit(_dot, static_argnames=("axis_a", "axis_b", "precision")))
     primitive.def_abstract_eval(typed)
     register_lowering(primitive, lower_fun(_dot, multiple_results=False))
-    cast(Any, defbilinear)(primitive, _cotangent_a, _cotangent_b)
+    defbilinear(primitive, _cotangent_a, _cotangent_b)
     primitive_batchers[primitive] = _batched
     return primitive
 
