@@ -6,6 +6,7 @@ times). Elsewhere both are the backend's own. Numbers: benchmarks/.
 """
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -128,7 +129,7 @@ def max_pool_3x3(inputs: jax.Array, *, padding: int = 1) -> jax.Array:
 
     A last row or column that no whole window reaches is dropped; `padding` is 0 or 1 and never wins.
     """
-    low = jnp.finfo(inputs.dtype).min
+    low = cast(Any, jnp.finfo)(inputs.dtype).min
     n, height, width, channels = inputs.shape
     rows, cols = ((length + 2 * padding - 1) // 2 for length in (height, width))
     # Enough after the last row and column to make whole pairs: window r covers rows 2r, 2r+1 and 2r+2.
