@@ -240,9 +240,9 @@ def test_plot_draws_a_lone_artefact_elsewhere(digits_run, tmp_path, ddjax):
 
 @pytest.fixture(scope="module")
 def own_run(tmp_path_factory, promotion):
-    """The folder of a run on vectors of the user's own, with fixed initial weights; and one on pictures."""
+    """Folders of runs on vectors, pictures and sequences of the user's own, with fixed initial weights."""
     folder = tmp_path_factory.mktemp("own")
-    for kind, shape, model in (("vectors", (6,), "linear"), ("pictures", (9, 7, 3), "mlp")):
+    for kind, shape, model in (("vectors", (6,), "linear"), ("pictures", (9, 7, 3), "mlp"), ("sequences", (5, 4), "mlp")):
         (folder / kind).mkdir()
         own = save_npz(folder / kind / "own.npz", shape=shape)
         argv = ("--data", own, "--model", model, *TINY, "--out", folder / kind / "out")
@@ -251,7 +251,7 @@ def own_run(tmp_path_factory, promotion):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["vectors", "pictures"])
+@pytest.mark.parametrize("kind", ["vectors", "pictures", "sequences"])
 def test_own_arrays_need_no_source_edited(ddjax, own_run, tmp_path, kind):
     shutil.copytree(own_run / kind, tmp_path, dirs_exist_ok=True)
     summary = json.loads(Path("out/summary.json").read_text())

@@ -443,6 +443,26 @@ def test_own_grey_pictures_get_a_channel_axis(tmp_path):
     assert dataset.transform.mean.shape == (1,)
 
 
+def test_own_floats_of_three_axes_are_sequences(tmp_path):
+    """An array [N, L, D] of embeddings; a picture of one channel it would be as [N, L, D, 1]."""
+    x = np.random.RandomState(0).normal(3, 2, (12, 7, 4))
+    dataset = data.load_dataset(save_own(tmp_path, x_train=x, x_test=x[:6]))
+    assert dataset.input_shape == (7, 4)
+    np.testing.assert_array_equal(dataset.x_train, x.astype(np.float32))
+    np.testing.assert_allclose(dataset.transform, [[x.mean()], [x.std()]], rtol=1e-6)
+    np.testing.assert_allclose(dataset.transform(dataset.x_train), (x - x.mean()) / x.std(), rtol=1e-4, atol=1e-5)
+    own = data.load_dataset(save_own(tmp_path, x_train=x, x_test=x[:6], mean=np.arange(4.0)))
+    np.testing.assert_array_equal(own.transform.mean, np.arange(4, dtype=np.float32))
+    path = save_own(tmp_path, x_train=x[..., None], x_test=x[:6, ..., None])
+    assert data.load_dataset(path).input_shape == (7, 4, 1)
+    with pytest.raises(InputError, match=r"sequences of shape \[7, 4\] cannot become pictures of 8x8x1"):
+        data.load_dataset(save_own(tmp_path, x_train=x, x_test=x[:6]), pictures="8x8x1")
+    with pytest.raises(
+        InputError, match=r"uint8 \[12, 6, 5\] but x_test is float64 \[6, 6, 5\]: save both in one shape"
+    ):
+        data.load_dataset(save_own(tmp_path, x_train=X[..., 0], x_test=X[:6, ..., 0].astype(float)))
+
+
 def test_own_vectors_names_and_statistics(tmp_path):
     x = np.random.RandomState(0).normal(3, 2, (12, 4))
     dataset = data.load_dataset(save_own(tmp_path, x_train=x, x_test=x[:6]))

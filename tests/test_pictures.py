@@ -116,9 +116,18 @@ def test_statistics_of_many_pictures_are_those_of_all_their_parts():
     np.testing.assert_allclose([mean[0], std[0]], [x.mean() / 255, x.std() / 255], rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(64,), (8, 8, 2), (8, 8, 4), (8, 8, 3, 1)])
-def test_what_is_no_picture_is_refused(shape):
-    with pytest.raises(InputError, match="own: examples of shape .* cannot become pictures of 6x6x1") as excinfo:
+@pytest.mark.parametrize(
+    ("shape", "what"),
+    [
+        ((64,), "vectors"),
+        ((8, 8), "sequences"),
+        ((8, 8, 2), "examples"),
+        ((8, 8, 4), "examples"),
+        ((8, 8, 3, 1), "examples"),
+    ],
+)
+def test_what_is_no_picture_is_refused(shape, what):
+    with pytest.raises(InputError, match=f"own: {what} of shape .* cannot become pictures of 6x6x1") as excinfo:
         data.as_pictures(pictures_set(shape), (6, 6, 1))
     assert "\n" not in str(excinfo.value)
 

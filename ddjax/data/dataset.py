@@ -25,7 +25,8 @@ class Dataset:
 
     Attributes:
       name: what it is called in reports.
-      x_train, x_test: [N, ...] uint8 or float32; pictures are [N, H, W, C], tables [N, D].
+      x_train, x_test: [N, ...] uint8 or float32; pictures are [N, H, W, C], sequences [N, L, D],
+        tables [N, D].
       y_train, y_test: [N] int32 in 0..num_classes-1; every class occurs in y_train.
       transform: what is done to inputs before a network reads them.
       class_names: one a class, in label order.

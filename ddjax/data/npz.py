@@ -25,9 +25,11 @@ ARCHIVE_DAMAGE = (
 def load_npz(path: Path) -> Dataset:
     """Reads a data set from an .npz file.
 
-    Arrays: x_train, x_test [N, H, W, C], [N, H, W] (grey) or [N, D], uint8 or float; y_train, y_test [N] or [N, 1]
+    Arrays: x_train, x_test pictures [N, H, W, C], uint8 or float; grey pictures [N, H, W] uint8, which get an axis of one
+    channel; sequences [N, L, D] float, as of embeddings; or vectors [N, D], uint8 or float. y_train, y_test [N] or [N, 1]
     integers from 0; optional class_names [K] strings, mean and std (one value, or one for each entry of the last axis,
-    in units of the inputs with uint8 divided by 255).
+    in units of the inputs with uint8 divided by 255). Without them inputs are standardised by the statistics of x_train:
+    a value a channel for pictures [N, H, W, C], one for all else.
 
     Raises:
       MissingDataError: no such file.
@@ -44,7 +46,7 @@ def load_npz(path: Path) -> Dataset:
         train, test = x["x_train"][:1], x["x_test"][:1]
         if getattr(train, what) != getattr(test, what):
             detail = f"x_train is {_describe(arrays['x_train'])} but x_test is {_describe(arrays['x_test'])}"
-            _fail(path, detail, "save both as pictures of one size and type")
+            _fail(path, detail, "save both in one shape and type")
     class_names = _class_names(path, arrays.get("class_names"), y["y_train"], y["y_test"])
     mean, std = (
         _statistic(path, name, arrays.get(name), np.asarray(fitted), x["x_train"].shape[-1])
@@ -120,9 +122,13 @@ def _listed(names: Any) -> str:
 
 
 def _inputs(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """[N, H, W, C] or [N, D], uint8 or finite float32."""
+    """[N, H, W, C], [N, L, D] or [N, D], uint8 or finite float32."""
     if array.ndim not in (2, 3, 4):
-        _fail(path, f"{name} has shape {list(array.shape)}", "save pictures [N, H, W(, C)] or vectors [N, D]")
+        _fail(
+            path,
+            f"{name} has shape {list(array.shape)}",
+            "save pictures [N, H, W, C], sequences [N, L, D] or vectors [N, D]",
+        )
     if array.size == 0:
         _fail(path, f"{name} is empty (shape {list(array.shape)})", "save at least one example")
     if array.dtype != np.uint8 and array.dtype.kind != "f":
@@ -138,7 +144,7 @@ def _inputs(path: Path, name: str, array: np.ndarray) -> np.ndarray:
             count = int(bad.sum())
             defect = f"{name} has {count} value{'s' * (count != 1)} not finite in float32, the first at {first}"
             _fail(path, defect, "remove or repair those examples")
-    return np.ascontiguousarray(array[..., None] if array.ndim == 3 else array)
+    return np.ascontiguousarray(array[..., None] if array.ndim == 3 and array.dtype == np.uint8 else array)
 
 
 def _labels(path: Path, name: str, array: np.ndarray) -> np.ndarray:

@@ -49,8 +49,9 @@ def as_pictures(dataset: Dataset, shape: Shape) -> Dataset:
         return dataset
     described = "x".join(map(str, shape))
     if len(old) != 3 or old[2] not in (1, 3):
+        what = {1: "vectors", 2: "sequences"}.get(len(old), "examples")
         raise InputError(
-            f"{dataset.name}: examples of shape {list(old)} cannot become pictures of {described}: leave --pictures out, or "
+            f"{dataset.name}: {what} of shape {list(old)} cannot become pictures of {described}: leave --pictures out, or "
             "give pictures [height, width, channels] with 1 or 3 channels"
         )
     inside = round(shape[0] * (1 - 2 * dataset.border)), round(shape[1] * (1 - 2 * dataset.border))
