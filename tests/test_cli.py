@@ -242,7 +242,11 @@ def test_plot_draws_a_lone_artefact_elsewhere(digits_run, tmp_path, ddjax):
 def own_run(tmp_path_factory, promotion):
     """Folders of runs on vectors, pictures and sequences of the user's own, with fixed initial weights."""
     folder = tmp_path_factory.mktemp("own")
-    for kind, shape, model in (("vectors", (6,), "linear"), ("pictures", (9, 7, 3), "mlp"), ("sequences", (5, 4), "mlp")):
+    for kind, shape, model in (
+        ("vectors", (6,), "linear"),
+        ("pictures", (9, 7, 3), "mlp"),
+        ("sequences", (5, 4), "mlp"),
+    ):
         (folder / kind).mkdir()
         own = save_npz(folder / kind / "own.npz", shape=shape)
         argv = ("--data", own, "--model", model, *TINY, "--out", folder / kind / "out")

@@ -22,6 +22,7 @@ import pytest
 
 import ddjax
 from ddjax import data
+from ddjax.cli.prepare import NAMES
 from ddjax.data import download, prepared
 from ddjax.data.catalogue import CATALOGUE, whole
 from ddjax.data.catalogue.entry import RawFile
@@ -100,6 +101,20 @@ def test_reads_a_prepared_folder(tmp_path, name):
         assert dataset.transform is entry.transform
 
 
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("mnist", (0.1307,), (0.3081,)),
+        ("cifar10", (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+        ("voc2007", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # of ImageNet
+    ],
+)
+def test_constants_are_those_of_the_literature(name, mean, std):
+    transform = CATALOGUE[name].transform
+    np.testing.assert_array_equal(transform.mean, np.array(mean, np.float32))
+    np.testing.assert_array_equal(transform.std, np.array(std, np.float32))
+
+
 def test_reading_prints_nothing(tmp_path):
     """In a process of its own: tensorflow-datasets gives its advice about OpenCV once a process."""
     write_prepared(tmp_path / "tfds", "mnist")
@@ -167,6 +182,31 @@ def test_unknown_name_suggests_the_nearest():
     assert all(name in one_line(excinfo) for name in data.DATASETS)
     with pytest.raises(InputError, match="no data set named 'mnits': did you mean mnist"):
         data.prepare("mnits")
+
+
+@pytest.mark.parametrize("name", [None, 3, b"mnist.npz", ["mnist"], {"mnist": 1}], ids=repr)
+def test_what_is_neither_name_nor_path_is_one_line(name):
+    for use in (data.load_dataset, data.prepare):
+        with pytest.raises(InputError, match=f"not by a {type(name).__name__}: the names are digits, mnist") as excinfo:
+            use(name)
+        one_line(excinfo)
+
+
+def test_a_data_set_in_memory_is_not_loaded_again():
+    with pytest.raises(InputError, match="name or the path of an .npz file, not by a Dataset"):
+        data.load_dataset(labelled([2, 2]))
+
+
+def test_every_set_has_a_line_and_the_command_line_knows_it():
+    assert list(data.DATASETS) == ["digits", *CATALOGUE]
+    assert all(len(line) > 20 and "\n" not in line and line.endswith(".") for line in data.DATASETS.values())
+    assert NAMES.split(", ") == list(CATALOGUE)
+
+
+def test_importing_it_imports_no_reader_of_files():
+    code = "import sys, ddjax.data; print({'PIL', 'scipy', 'sklearn', 'tensorflow_datasets'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout == "set()\n"
 
 
 def test_digits_is_bundled_and_looks_like_mnist():
@@ -784,3 +824,10 @@ def test_real_sets(name):
         np.bincount(np.concatenate([dataset.y_train, dataset.y_test])).tolist(),
     )
     assert found == REAL[name]
+    total, squares = 0.0, 0.0
+    for part in np.array_split(dataset.x_train, 20):
+        total += part.sum(axis=(0, 1, 2), dtype=np.float64) / 255
+        squares += np.square(part, dtype=np.float64).sum(axis=(0, 1, 2)) / 255**2
+    mean, square = (value / dataset.x_train[..., 0].size for value in (total, squares))
+    np.testing.assert_allclose(dataset.transform.mean, mean, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(dataset.transform.std, np.sqrt(square - mean**2), rtol=0, atol=1e-3)

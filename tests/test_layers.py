@@ -1,7 +1,10 @@
 """The layers of ddjax: imports go downwards only, and some packages are used in one place only."""
 
 import ast
+import importlib.metadata
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -111,6 +114,26 @@ def test_a_planted_circle_is_found():
     assert {"ddjax.core.losses", "ddjax.core.inner"} <= set(circles(sources))
     by_room = {"ddjax.data": "from ddjax.data.npz import x", "ddjax.data.npz": "from ddjax.data import x"}
     assert circles(by_room) == ["ddjax.data", "ddjax.data.npz"]
+
+
+def distribution(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def undeclared(sources, dependencies):
+    """Packages that the texts import and that no dependency of the project brings."""
+    declared = {distribution(re.match(r"[\w.-]+", line)[0]) for line in dependencies}
+    known = importlib.metadata.packages_distributions()
+    packages = {name.partition(".")[0] for module, source in sources for name in imported(source, module)}
+    third = packages - {"ddjax", *sys.stdlib_module_names}
+    return sorted(p for p in third if not declared & {distribution(d) for d in known.get(p, [p])})
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dependencies = project["dependencies"] + project["optional-dependencies"]["bench"]  # torch, to read a .pth
+    assert undeclared(modules(), dependencies) == []
+    assert undeclared(modules(), [line for line in dependencies if not line.startswith("scipy")]) == ["scipy"]
 
 
 def test_every_part_of_the_order_exists():

@@ -44,6 +44,7 @@ def test_shapes_are_height_width_channels(text, shape):
         "28x28x1x1",
         "10000x2x1",
         "²x2x1",
+        (28, 28, 1),
     ],
 )
 def test_other_text_is_no_shape(text):

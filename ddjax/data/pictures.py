@@ -18,7 +18,7 @@ def parse_shape(text: str) -> Shape:
     Raises:
       InputError: anything else, sides above 9999 or channels other than 1 (grey) and 3 (RGB).
     """
-    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})x([13])", text, re.ASCII)
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})x([13])", str(text), re.ASCII)
     if match is None:
         raise InputError(
             f"{text!r} is no shape of pictures: give HEIGHTxWIDTHxCHANNELS such as 28x28x1 or 32x32x3, with 1 channel for "

@@ -35,9 +35,9 @@ def load_dataset(
       MissingDataError: the set is not prepared there, or there is no such file.
       InputError: an unknown name, data that is damaged or inconsistent, no shape, or examples that are not pictures.
     """
-    name = os.fspath(name)
     shape = parse_shape(pictures) if pictures else None
-    if name.endswith(".npz"):
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if isinstance(name, str) and name.endswith(".npz"):
         dataset = load_npz(Path(name).expanduser())
     else:
         dataset = _LOADERS[_known(name)](data_dir=data_dir, size=shape and shape[:2])
@@ -100,10 +100,19 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": _load_digits,
     **{name: partial(load_prepared, name) for name in CATALOGUE},
 }
-DATASETS: tuple[str, ...] = tuple(_LOADERS)
+# The names, with a line on each.
+DATASETS: dict[str, str] = {
+    "digits": "scikit-learn's 1797 handwritten digits, laid out like MNIST; they come with the library.",
+    **{name: entry.description for name, entry in CATALOGUE.items()},
+}
 
 
 def _known(name: str) -> str:
+    if not isinstance(name, str):
+        raise InputError(
+            f"a data set is loaded by its name or the path of an .npz file, not by a {type(name).__name__}: the names are "
+            f"{', '.join(DATASETS)}"
+        )
     if name in _LOADERS:
         return name
     nearest = difflib.get_close_matches(name.lower().replace("-", ""), DATASETS, n=3)
