@@ -1,5 +1,6 @@
 """The command `ddjax`: its subcommands, and how it ends."""
 
+import contextlib
 import importlib.metadata
 import sys
 from typing import Annotated, NoReturn
@@ -15,6 +16,7 @@ from ddjax.cli.pretrain import Pretrain
 from ddjax.cli.recipes import Recipes
 from ddjax.cli.reproduce import Reproduce
 from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
+from ddjax.training import signals
 
 Command = (
     Annotated[Recipes, subcommand("recipes")]
@@ -51,7 +53,10 @@ def main(argv: list[str] | None = None) -> None:
             args=argv or ["--help"],
             config=_CONFIG,
         )
-        command.run()
+        # Preparing data cleans up behind itself, and so an interrupt must reach it in Python's own way.
+        preparing, last_words = isinstance(command, Prepare), f"ddjax: {_interrupted(argv)}"
+        with contextlib.nullcontext() if preparing else signals.end_at_once(last_words):
+            command.run()
     except InputError as error:
         _leave(2, str(error))
     except NonFiniteError as error:
@@ -59,9 +64,13 @@ def main(argv: list[str] | None = None) -> None:
     except InterruptedRunError as error:
         _leave(128 + error.signum, f"{error}: give the same command {_again(argv)} to go on")
     except KeyboardInterrupt:
-        _leave(130, f"interrupted: give the same command {_again(argv)} to go on")
+        _leave(130, _interrupted(argv))
     except OSError as error:
         _leave(1, f"{error}: what was saved before is intact; give the same command {_again(argv)} to go on")
+
+
+def _interrupted(argv: list[str]) -> str:
+    return f"interrupted: give the same command {_again(argv)} to go on"
 
 
 def _again(argv: list[str]) -> str:

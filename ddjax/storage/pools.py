@@ -16,7 +16,6 @@ from ddjax.storage import tensorfile
 from ddjax.storage.provenance import digest_of_file
 
 _AGAIN = "copy it again, or make it again with `ddjax pretrain`"
-_VERSIONS = {1, tensorfile.FORMAT_VERSION}  # what a pool holds has not changed since the first
 
 # key -> one network's weights, a nested dict of arrays; only their names and shapes are asked for.
 Init = Callable[[jax.Array], Any]
@@ -57,7 +56,7 @@ def load_pool(path: Path, init: Init) -> Pool:
 
 def read_pool(path: Path, init: Init) -> tuple[Any, dict[str, Any]]:
     """The networks [n, ...] of a pool, finished or not, and its metadata; raises as `load_pool` does."""
-    tensors, metadata = tensorfile.read(path, _AGAIN, _VERSIONS)
+    tensors, metadata = tensorfile.read(path, _AGAIN)
     nets = tensorfile.nested("nets", tensors, path, _AGAIN)
     if metadata.get("kind") != "pool" or nets is None:
         raise InputError(f"{path} is not a pool of networks: give a file that `ddjax pretrain` wrote")

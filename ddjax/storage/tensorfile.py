@@ -1,7 +1,7 @@
 """Safetensors files with a JSON story in their header: no pickle, and NumPy, PyTorch and JAX open them alike."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ddjax.errors import InputError
 from ddjax.storage.files import write_whole
 
 FORMAT_VERSION = 2
+READABLE = (1, FORMAT_VERSION)
 
 
 def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -31,18 +32,15 @@ def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -
     write_whole(path, safetensors.numpy.save(contiguous, metadata={"ddjax": header}))
 
 
-def read(
-    path: Path, again: str, versions: Collection[int] = (1, FORMAT_VERSION)
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: Path, again: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors and the metadata of a file that `write` wrote, its `format_version` among them.
 
     Args:
       path: an existing file.
       again: how to come by an intact file, for the message.
-      versions: of the format that the caller understands.
 
     Raises:
-      InputError: damaged or not safetensors, not ddjax's, or of another format.
+      InputError: damaged or not safetensors, not ddjax's, or of a format that `READABLE` lacks.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -57,8 +55,8 @@ def read(
         version = metadata["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} has a damaged 'ddjax' header: {again}") from error
-    if version not in list(versions):
-        readable = " and ".join(map(str, sorted(versions)))
+    if version not in READABLE:
+        readable = " and ".join(map(str, READABLE))
         raise InputError(f"{path} has format version {version}, and this ddjax reads {readable}: update ddjax")
     return tensors, metadata
 
