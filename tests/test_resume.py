@@ -1,15 +1,17 @@
 """Interruption: real signals to real processes, resumption bit for bit, damaged folders, numbers that are not finite."""
 
 import errno
+import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from functools import partial
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,11 @@ from ddjax.cli import main as cli
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.meta import Problem
-from ddjax.core.outer import make_distiller
+from ddjax.core.outer import Distiller, make_distiller
 from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
-from ddjax.evaluation import baselines
-from ddjax.evaluation.tuning import Tuning
-from ddjax.experiment import distill as distilling
-from ddjax.storage import artifact
+from ddjax.storage import artifact, provenance
 from ddjax.storage.checkpoints import Checkpoints
-from ddjax.training import devices, fit, loop as run, progress
+from ddjax.training import devices, loop as run, progress, signals
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -193,6 +192,43 @@ def test_runs_outside_the_main_thread(tmp_path, whole):
     assert_same(results[0], whole[0])
 
 
+def test_a_finished_run_goes_on_with_more_steps(tmp_path, whole):
+    """From a length below the validation interval and one off its multiples, whose steps are part of the next figures."""
+    for steps in (3, 13, STEPS):
+        finished = distil(tmp_path, outer_steps=steps)
+        assert int(finished.state.step) == steps == checkpoints(tmp_path)[-1]
+    for a, b in zip(jax.tree.leaves(finished.state), jax.tree.leaves(whole[0].state), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    rows = {row["step"]: row for row in metrics(tmp_path)}
+    assert list(rows) == [3, 5, 10, 13, 15, 20, 23]
+    for row in whole[1]:
+        same = rows[row["step"]] | {"best_valid_accuracy": row["best_valid_accuracy"]}  # it was looked for more often
+        assert same == row
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert_same(distil(tmp_path, outer_steps=7), finished)  # fewer are done already
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_first_estimate_does_not_count_compiling(tmp_path, monkeypatch, whole):
+    """A second of it before the first step, which 22 more would each seem to take."""
+
+    def slow_to_trace(key, state, data):
+        time.sleep(1)
+        return DISTILLER.step(key, state, data)
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    distil(tmp_path, distiller=Distiller(DISTILLER.init, slow_to_trace), progress=True)
+    assert screen.getvalue().startswith("compiling the outer step\n")
+    estimates = re.findall(r"/23 \[\d+:\d+<(\d+):(\d+)", screen.getvalue())
+    assert estimates and all(60 * int(minutes) + int(seconds) < 10 for minutes, seconds in estimates)
+
+
 class CrashError(Exception):
     pass
 
@@ -333,22 +369,12 @@ def save_vectors(path: Path) -> Path:
 
 def arguments(outer_steps: int, every: int, *others) -> list[str]:
     """With one and the same relative path, so that all runs store the same words."""
-    settings = [
-        "--data",
-        "own.npz",
-        "--model",
-        "linear",
-        "--steps",
-        2,
-        "--epochs",
-        2,
-        "--batch-size",
-        16,
-        "--num-nets",
-        2,
-    ]
+    settings = "--data own.npz --model linear --steps 2 --epochs 2 --batch-size 16 --num-nets 2"
     return [
-        str(w) for w in ("distill", "digits", *settings, "--outer-steps", outer_steps, "--eval-every", every, *others)
+        "distill",
+        "digits",
+        *settings.split(),
+        *map(str, ("--outer-steps", outer_steps, "--eval-every", every, *others)),
     ]
 
 
@@ -357,10 +383,6 @@ def ddjax(monkeypatch, tmp_path, capfd):
     """The command in this process, in a folder with own.npz."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(devices, "use_all_cores", lambda: None)
-    monkeypatch.setattr(fit, "full_data", partial(fit.full_data, steps=20))
-    monkeypatch.setattr(
-        baselines, "random_real", partial(baselines.random_real, tuning=Tuning(rounds=0, nets=2, random_sets=2))
-    )
     save_vectors(tmp_path / "own.npz")
 
     def call(*argv):
@@ -380,40 +402,52 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_life_of_a_run(ddjax, monkeypatch, stop_at, tmp_path):
-    """Begun with --resume, stopped in the loop, stopped while it is measured, finished, repeated, damaged."""
-    argv, out = arguments(12, 4, "--out", "out", "--resume"), tmp_path / "out"
+    """Begun with --resume, stopped in the loop, stopped while it is measured, finished, repeated, prolonged, damaged."""
+    argv, out = arguments(12, 4, "--out", "out", "--resume", "--no-compare"), tmp_path / "out"
     stop_at(7)
-    status, _, errors = ddjax(*argv)
+    status, printed, errors = ddjax(*argv)
     assert status == 143 and metrics(out)[-1]["step"] == 4
-    assert errors == "ddjax: interrupted at step 7, saved: give the same command with --resume to continue\n"
+    assert errors == "ddjax: interrupted at step 7, saved: give the same command with --resume to go on\n"
+    assert [line.split("  ")[0] for line in printed.splitlines() if line.startswith(("comp", "vali", "step"))] == [
+        "compiling the outer step",
+        "validating for the first time",
+        "step 4/12",
+    ]
 
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     stop_at(None)
     with monkeypatch.context() as patch:
-        patch.setattr(distilling, "evaluate", interrupt)
+        patch.setattr(artifact, "save_artifact", full)
         status, _, errors = ddjax(*argv)
-    assert (status, errors) == (130, "ddjax: interrupted: a run goes on when the same command is given with --resume\n")
+    assert status == 1 and "what was saved before is intact" in errors and errors.count("\n") == 1
     assert checkpoints(out) == [7, 12] and not (out / "distilled.safetensors").exists()
 
     status, first, errors = ddjax(*argv)
-    assert (status, errors) == (0, "") and "digits: accuracy on the 30 test examples of own" in first
+    assert (status, errors) == (0, "") and "accuracy on the 30 test examples" in first
     held = contents(out)
     status, again, errors = ddjax(*argv)
-    assert (status, errors) == (0, "") and again == first
+    assert (status, errors) == (0, "") and again.strip() == first[first.index("own, recipe digits") :].strip()
     assert contents(out) == held
 
+    longer = arguments(14, 4, *argv[-4:])
     for damaged in out.glob("checkpoints/*/default/manifest.ocdbt"):
+        shutil.copy(damaged, damaged.with_name("kept"))
         damage_half(damaged)
-    status, printed, errors = ddjax(*argv)
-    assert (status, printed, errors.count("\n")) == (2, "", 1) and "are damaged: start again" in errors
+    status, printed, errors = ddjax(*longer)
+    assert (status, errors.count("\n")) == (2, 1) and "are damaged: start again" in errors
     assert contents(out) == held
+    for damaged in out.glob("checkpoints/*/default/kept"):
+        damaged.replace(damaged.with_name("manifest.ocdbt"))
+    status, printed, errors = ddjax(*longer)
+    assert (status, errors) == (0, "") and [row["step"] for row in metrics(out)] == [4, 8, 12, 14]
+    assert artifact.load_artifact(out).metadata["outer_steps"] == 14
 
 
 def test_a_run_that_diverges_says_so_in_one_line(ddjax, tmp_path):
-    status, out, errors = ddjax(*arguments(12, 4, "--out", "out", "--inner-lr", "1e30", "--model", "mlp"))
-    assert (status, out, errors.count("\n")) == (1, "", 1)
+    status, _, errors = ddjax(*arguments(12, 4, "--out", "out", "--inner-lr", "1e30", "--model", "mlp"))
+    assert (status, errors.count("\n")) == (1, 1)
     assert errors.startswith("ddjax: step 1: loss ") and "meta-gradient norms images " in errors
     assert "not finite" in errors and "lower --lr" in errors
     assert checkpoints(tmp_path / "out") == [0] and not (tmp_path / "out/distilled.safetensors").exists()
@@ -448,12 +482,22 @@ def test_a_failed_write_leaves_the_artefact_before(tmp_path, monkeypatch, fails)
 # Real processes
 
 LONG = (1200, 50)
+# What XLA computes without end, while Python can run no handler of a signal.
+ENDLESS = """
+import jax
+def endless(*args, **kwargs):
+    print("endless", flush=True)
+    jax.block_until_ready(jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 7, lambda x: (x + 1) % 5, x))(0))
+"""
+WHILE_COMPILING = ENDLESS + "import jax.stages; jax.stages.Lowered.compile = endless"
+WHILE_MEASURING = ENDLESS + "import ddjax.experiment.distill as distilling; distilling.evaluate = endless"
+CHECKPOINT_ALWAYS = "import ddjax.training.loop; ddjax.training.loop.CHECKPOINT_SECONDS = 0"
 
 
-def start(folder: Path, *others, checkpoint_always: bool = False) -> subprocess.Popen:
-    """A real `python -m ddjax distill ...` in `folder`; or the same with a checkpoint after each step."""
-    code = "import ddjax.training.loop; ddjax.training.loop.CHECKPOINT_SECONDS = 0; from ddjax.cli.main import main; main()"
-    command = [sys.executable, *(["-c", code] if checkpoint_always else ["-m", "ddjax"]), *arguments(*LONG, *others)]
+def start(folder: Path, *others, before: str = "") -> subprocess.Popen:
+    """A real `ddjax distill ...` in `folder`, in a process that first does what is said."""
+    code = f"{before}\nfrom ddjax.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *arguments(*LONG, "--out", "out", "--no-compare", *others)]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -463,64 +507,96 @@ def finish(process: subprocess.Popen) -> str:
     return out
 
 
-def signal_under_way(process: subprocess.Popen, signum: int, lines: int = 1) -> tuple[str, str]:
-    """Sends the signal as soon as so many validations are reported; returns what was printed after, and the errors."""
+def signal_at(process: subprocess.Popen, signum: int, line: str) -> tuple[str, float]:
+    """Sends the signal as soon as a line that begins so is printed; returns the errors and the seconds it went on."""
     assert process.stdout
-    watchdog = threading.Timer(300, process.kill)  # a hang fails the test instead of stopping it
+    watchdog = threading.Timer(100, process.kill)  # a hang fails the test instead of stopping it
     watchdog.start()
-    reported = 0
-    for line in process.stdout:
-        reported += line.startswith("step ")
-        if reported == lines:
-            break
+    assert any(printed.startswith(line) for printed in process.stdout)
+    sent = time.monotonic()
     process.send_signal(signum)
-    out, errors = process.communicate()
+    errors = process.communicate()[1]
     watchdog.cancel()
-    assert reported == lines
-    return out, errors
+    return errors, time.monotonic() - sent
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The same command twice, each in a new process, at the same time."""
-    folders = [tmp_path_factory.mktemp("reference") for _ in range(2)]
-    for folder in folders:
-        save_vectors(folder / "own.npz")
-    for process in [start(folder, "--out", "out") for folder in folders]:
-        assert "distilled images" in finish(process)
-    return [folder / "out" for folder in folders]
+    """The run that nothing stops, in a process of its own."""
+    folder = tmp_path_factory.mktemp("reference")
+    save_vectors(folder / "own.npz")
+    assert "distilled images" in finish(start(folder))
+    return folder / "out"
 
 
-def test_same_command_same_artefact(reference):
-    one, other = reference
-    assert (one / "distilled.safetensors").read_bytes() == (other / "distilled.safetensors").read_bytes()
-    assert metrics(one) == metrics(other) and len(metrics(one)) == 24
-    assert (one / "summary.json").read_bytes() == (other / "summary.json").read_bytes()
-
-
-def test_sigterm_then_sigint_then_the_rest(tmp_path, reference):
+def test_a_run_that_is_stopped_at_every_stage_is_the_one_that_is_not(tmp_path, reference):
     save_vectors(tmp_path / "own.npz")
     out = tmp_path / "out"
-    for signum, resume in ((signal.SIGTERM, ()), (signal.SIGINT, ("--resume",))):
-        process = start(tmp_path, "--out", "out", *resume)
-        _, errors = signal_under_way(process, signum)
-        assert process.returncode == 128 + signum
+
+    for before, signum in ((WHILE_COMPILING, signal.SIGINT), (WHILE_COMPILING, signal.SIGTERM)):
+        process = start(tmp_path, "--resume", before=before)
+        errors, seconds = signal_at(process, signum, "endless")
+        assert process.returncode == 128 + signum and seconds < 5
+        assert errors == "ddjax: interrupted: give the same command with --resume to go on\n"
+        assert not checkpoints(out)
+
+    for signum, line in ((signal.SIGTERM, "step 50/"), (signal.SIGINT, "step ")):
+        process = start(tmp_path, "--resume")
+        errors, _ = signal_at(process, signum, line)
         step = checkpoints(out)[-1]
-        assert errors == f"ddjax: interrupted at step {step}, saved: give the same command with --resume to continue\n"
+        assert process.returncode == 128 + signum
+        assert errors == f"ddjax: interrupted at step {step}, saved: give the same command with --resume to go on\n"
         assert 50 <= step < LONG[0] and metrics(out)[-1]["step"] == step // 50 * 50
-        assert not (out / "distilled.safetensors").exists()
-    finish(start(tmp_path, "--out", "out", "--resume"))
-    assert (out / "distilled.safetensors").read_bytes() == (reference[0] / "distilled.safetensors").read_bytes()
-    assert metrics(out) == metrics(reference[0])
+
+    process = start(tmp_path, "--resume", before=CHECKPOINT_ALWAYS)
+    signal_at(process, signal.SIGKILL, "step ")
+    assert process.returncode == -signal.SIGKILL and checkpoints(out)[-1] > step  # it went on, it did not begin again
+
+    process = start(tmp_path, "--resume", before=WHILE_MEASURING)
+    errors, seconds = signal_at(process, signal.SIGINT, "endless")
+    assert (process.returncode, errors) == (130, "ddjax: interrupted: give the same command with --resume to go on\n")
+    assert seconds < 5 and checkpoints(out)[-1] == LONG[0] and not (out / "distilled.safetensors").exists()
+
+    assert "damaged" not in finish(start(tmp_path, "--resume"))
+    assert metrics(out) == metrics(reference) and len(metrics(out)) == 24
+    for name in ("distilled.safetensors", "summary.json"):
+        assert (out / name).read_bytes() == (reference / name).read_bytes()
 
 
-def test_sigkill_then_the_rest(tmp_path, reference):
-    save_vectors(tmp_path / "own.npz")
-    out = tmp_path / "out"
-    process = start(tmp_path, "--out", "out", checkpoint_always=True)
-    signal_under_way(process, signal.SIGKILL, lines=2)
-    assert process.returncode == -signal.SIGKILL and (out / "checkpoints").is_dir()
-    printed = finish(start(tmp_path, "--out", "out", "--resume"))
-    assert "damaged" not in printed and f"step 50/{LONG[0]}" not in printed  # it went on, it did not begin again
-    assert (out / "distilled.safetensors").read_bytes() == (reference[0] / "distilled.safetensors").read_bytes()
-    assert metrics(out) == metrics(reference[0])
+def test_a_signal_that_comes_too_late_for_the_loop_is_handed_on():
+    def late(error: Exception | None = None):
+        with signals.noted() as noted:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert noted == [signal.SIGINT]
+            if error:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        late()
+    with pytest.raises(CrashError):  # whoever leaves with an exception has said enough
+        late(CrashError())
+
+
+def test_a_command_that_ends_by_itself_leaves_the_signals_as_they_were():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), threading.active_count()
+    with signals.end_at_once("unheard"):
+        assert signal.getsignal(signal.SIGINT) != before[1]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), threading.active_count()) == before
+
+
+def test_all_cores_where_the_system_does_not_say_which(monkeypatch):
+    """As on macOS and Windows."""
+    updates = {}
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    devices.use_all_cores()
+    assert updates == {"jax_num_cpu_devices": 3}
+    assert provenance.machine().endswith(", 3 cores")
+
+
+def test_slow_packages_are_imported_where_they_are_used():
+    code = "import sys, ddjax.storage.artifact, ddjax.training.loop; sys.exit('orbax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
