@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import compiled_once
 from test_evaluate import (
     MEAN,
     STD,
@@ -23,11 +24,18 @@ from test_evaluate import (
 
 from ddjax import InputError
 from ddjax.core import inits
+from ddjax.data import Dataset, Standardise
 from ddjax.evaluation import baselines, real_sets
 from ddjax.evaluation.measure import Evaluation, Scores, evaluate
 from ddjax.evaluation.neighbours import knn
 from ddjax.evaluation.tuning import Tuning
-from ddjax.training.fit import full_data
+from ddjax.experiment.distill import comparison
+from ddjax.experiment.outer import first_iterate
+from ddjax.experiment.setup import set_up
+from ddjax.paper import reproduce
+from ddjax.paper.rows import BASELINES
+from ddjax.recipes import Inner, Network, Recipe
+from ddjax.training.fit import fit, full_data
 
 # Neither class by class nor the same in every step, and unevenly: three, two and one place.
 CLASSES = np.array([[2, 0, 1], [0, 0, 2]])
@@ -48,6 +56,12 @@ def pool(count, seed=9):
 
 def one(tree, j):
     return jax.tree.map(lambda leaf: np.asarray(leaf)[j], tree)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with compiled_once(tmp_path_factory.mktemp("compiled")):
+        yield
 
 
 @pytest.fixture
@@ -329,6 +343,64 @@ def test_summaries_are_of_the_end_and_say_what_was_chosen():
         assert baselines.Baseline(evaluation, rate).summary() == {**expected, "chosen": words}
 
 
+# What is read for what
+
+
+def rows_of(split):
+    return {row.tobytes() for row in np.asarray(split.inputs)}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_split_is_read_for_one_thing(name, calls):
+    """Sets are of training images, by their pixels; rates chosen on held-out ones, sets ranked on training ones."""
+    splits = make_splits()
+    # Each split has a range of pixels of its own.
+    train, valid, test = (s._replace(inputs=s.inputs // 4 + 64 * i) for i, s in enumerate(splits, start=1))
+    TRAINED[name][0](KEY, make_problem(), make_like(), train, valid, test, num_nets=5, tuning=TUNING)
+    read = [valid] * (1 + TUNING.rounds) + [train] * (name == "optimised_real") + [test]
+    for (data, split, *_), whole in zip(calls, read, strict=True):
+        pixels = (np.asarray(data.images, np.float64) * STD + MEAN) * 255
+        assert pixels.min() + 0.01 >= 64 and pixels.max() < 128  # those of training images
+        assert rows_of(split) <= rows_of(whole)
+    assert len(calls[-1][1].labels) == len(test.labels)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """An experiment on three clouds whose labels in the test set are those of the next class, and real images to start from."""
+    rng = np.random.RandomState(0)
+    centres = rng.randint(60, 196, (K, D))
+
+    def draw(size):
+        labels = (np.arange(size) % K).astype(np.int32)
+        return np.clip(centres[labels] + rng.normal(0, 15, (size, D)), 0, 255).astype(np.uint8), labels
+
+    (x_train, y_train), (x_test, y_test) = draw(240), draw(60)
+    transform = Standardise.fitted_to(x_train)
+    dataset = Dataset("shifted", x_train, y_train, x_test, (y_test + 1) % K, transform, ("a", "b", "c"), "made")
+    inner = Inner(steps=2, epochs=2, inner_lr=0.1, start="real")
+    made = set_up(Recipe(network=Network(model="linear"), inner=inner), dataset=dataset)
+    return made, first_iterate(made)
+
+
+SMALL = reproduce.Budget(tuning=TUNING, full_data_nets=2, full_data_steps=100)
+
+
+@pytest.mark.parametrize("part", BASELINES)
+def test_every_row_of_the_table_learns_from_training_data_and_is_scored_on_test_data(part, setting):
+    """What fits the training data is wrong on these test data, and what fits the test data is right on them."""
+    found = reproduce.measure_baseline(part, *setting, SMALL)
+    assert found["accuracy_mean"] < 10
+    nets = {"random real": 5, "optimised real": 2, "k-means": 3, "class average": 1, "full data": 2}
+    assert found["num_nets"] == {**nets, "K-NN on random real": 5, "K-NN on k-means": 3}[part]
+
+
+def test_a_run_compares_itself_with_the_figure_of_the_table(setting):
+    found = comparison(*setting)
+    assert found["random_real"] == reproduce.measure_baseline("random real", *setting, reproduce.Budget())
+    assert found["random_real"]["accuracy_mean"] < 10 and found["all_data"]["accuracy_mean"] < 10
+
+
 # Nearest neighbours
 
 
@@ -379,6 +451,24 @@ def test_full_data_learns_an_easy_set():
     assert nearest > 70 and trained.accuracy[0] > nearest - 8
     untrained = full_data(KEY, make_problem(), train, test, steps=1, lr=1e-9)
     assert untrained.accuracy[0] < 60
+
+
+def test_training_is_adam_with_cosine_decay_to_zero():
+    """By hand, in double precision, on one batch."""
+    rng, steps, lr = np.random.RandomState(0), 6, 0.3
+    inputs, targets, start = rng.normal(size=(8, D)), np.eye(K)[rng.randint(K, size=8)], rng.normal(size=(D, K))
+    batch = jnp.asarray(inputs, jnp.float32), jnp.asarray(targets, jnp.float32)
+    loss = make_problem().inner_loss
+    options = {"steps": steps, "lr": lr}
+    found = fit(KEY, loss, jnp.asarray(start, jnp.float32), make_split(8), lambda key, split: batch, **options)
+    theta, first, second = start, 0.0, 0.0
+    for t in range(steps):
+        shares = np.exp(inputs @ theta)
+        grad = inputs.T @ (shares / shares.sum(axis=1, keepdims=True) - targets) / 8
+        first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad**2
+        rate = lr * (1 + np.cos(np.pi * t / steps)) / 2
+        theta = theta - rate * (first / (1 - 0.9 ** (t + 1))) / (np.sqrt(second / (1 - 0.999 ** (t + 1))) + 1e-8)
+    np.testing.assert_allclose(found, theta, rtol=1e-4, atol=1e-5)
 
 
 def test_full_data_starts_from_the_given_networks_in_turn():

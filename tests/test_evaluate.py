@@ -1,5 +1,7 @@
 """ddjax.evaluate: scores against NumPy, points, chunks, data of one's own, a fixed network."""
 
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -11,7 +13,11 @@ from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
 from ddjax.data import Split, Standardise
-from ddjax.evaluation.measure import evaluate, score
+from ddjax.evaluation.measure import confusion, evaluate, measure_trained, score
+from ddjax.experiment.outer import first_iterate, make_validation
+from ddjax.experiment.setup import set_up
+from ddjax.recipes import Network, Recipe
+from ddjax.training.fit import full_data
 
 D, K, S, E, M = 6, 3, 2, 3, 3
 MEAN, STD = np.float32(0.4), np.float32(0.3)
@@ -127,3 +133,50 @@ def test_a_fixed_network_is_the_one_that_is_trained():
     for row in (0, 1):
         np.testing.assert_allclose(found.accuracy[row], expected[0], rtol=1e-5)
     assert found.summary()["accuracy_std"] == 0
+
+
+# Precision
+
+
+def evaluated(problem, split):
+    return lambda: evaluate(jax.random.key(0), problem, make_distilled(), split, num_nets=2)
+
+
+def confused(problem, split):
+    measure = partial(confusion, problem.apply, num_classes=K)
+    return lambda: measure_trained(measure, jax.random.key(0), problem, make_distilled(), split, num_nets=2)
+
+
+def fitted(problem, split):
+    return lambda: full_data(jax.random.key(0), problem, split, split, steps=3)
+
+
+def validated(problem, split):
+    setting = set_up(Recipe(network=Network(model="linear")))
+    return partial(make_validation(setting), first_iterate(setting))
+
+
+@pytest.mark.parametrize("compute", [evaluated, confused, fitted, validated])
+def test_products_are_of_float32_whatever_the_default(compute, tmp_path):
+    """Read off the programs that are compiled; a CPU would not show it in the figures."""
+    with jax.default_matmul_precision("bfloat16"):
+        run = compute(make_problem(), make_split(50))
+        jax.config.update("jax_dump_ir_to", str(tmp_path))
+        try:
+            run()
+        finally:
+            jax.config.update("jax_dump_ir_to", None)
+    lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
+    products = [line for line in lines if "stablehlo.dot_general" in line]
+    assert len(products) >= 3
+    assert [line for line in products if "precision = [HIGHEST, HIGHEST]" not in line] == []
+
+
+def test_scikit_learn_is_imported_where_it_is_used():
+    script = """
+import sys
+import ddjax.evaluation.baselines, ddjax.evaluation.neighbours, ddjax.evaluation.poisoning, ddjax.experiment.distill
+print("sklearn" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"

@@ -184,7 +184,7 @@ def _spread(numbers: jax.Array) -> jax.Array:
     if len(numbers) % len(devices):
         return numbers
     mesh = Mesh(np.array(devices), ("nets",))
-    spread: jax.Array = jax.device_put(numbers, NamedSharding(mesh, PartitionSpec("nets")))  # type: ignore[no-untyped-call]
+    spread: jax.Array = jax.device_put(numbers, NamedSharding(mesh, PartitionSpec("nets")))
     return spread
 
 
