@@ -10,7 +10,8 @@ import pytest
 
 from ddjax.core.distilled import init_distilled
 from ddjax.core.inits import fixed_init, pool_init
-from ddjax.experiment.setup import first_iterate, set_up
+from ddjax.experiment.outer import first_iterate
+from ddjax.experiment.setup import set_up
 from ddjax.recipes import get_recipe
 
 POOL = {"w": np.arange(10.0).reshape(5, 2), "b": np.arange(5)}
@@ -49,6 +50,7 @@ def test_labels_start_as_one_hot_times_their_sharpness():
 
 @pytest.mark.parametrize("learn_labels", [False, True])
 def test_a_recipe_starts_from_probabilities_or_from_logits(learn_labels):
-    recipe = dataclasses.replace(get_recipe("digits"), learn_labels=learn_labels)
+    recipe = get_recipe("digits")
+    recipe = dataclasses.replace(recipe, inner=dataclasses.replace(recipe.inner, learn_labels=learn_labels))
     labels = first_iterate(set_up(recipe)).labels
     np.testing.assert_array_equal(np.unique(labels), [0.0, 4.0 if learn_labels else 1.0])
