@@ -1,4 +1,4 @@
-"""What several test files use: compiled programs kept, XLA's own operations, functions compared to second derivatives."""
+"""What several test files use: a cache of compiled programs, errors, operations of XLA's own, and derivatives compared."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,28 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
-
-_OPTIONS = {
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
-
-
-@contextmanager
-def compiled_once(folder: Path) -> Iterator[None]:
-    """While this lasts, JAX keeps what it compiles in `folder`, and finds it there: for tests that call again and again what
-    compiles the same program afresh."""
-    options = {"jax_compilation_cache_dir": str(folder), **_OPTIONS}
-    before = {name: getattr(jax.config, name) for name in options}
-    try:
-        for name, value in options.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # which is opened once, at the first compilation of a process
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
 
 
 def native_conv(inputs, kernel, padding, stride=1):
@@ -75,3 +53,33 @@ def assert_same_derivatives(ours, reference, *arguments, tolerance=1e-11):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.max(jnp.abs(b))))
 
     jax.tree.map(compare, found, expected)
+
+
+def relative_error(found, expected):
+    """The largest error of a leaf relative to that leaf's norm; leaves that are zero must be so in both."""
+
+    def error(a, b):
+        return np.linalg.norm(np.ravel(a) - np.ravel(b)) / (np.linalg.norm(np.ravel(b)) or 1.0)
+
+    return max(jax.tree.leaves(jax.tree.map(error, *jax.device_get((found, expected)))))
+
+
+@contextmanager
+def compiled_once(folder: Path) -> Iterator[None]:
+    """While this lasts, JAX keeps what it compiles in `folder` and finds it there: for what compiles one program again and
+    again."""
+    options = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # which is opened once, at the first compilation of a process
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

@@ -17,9 +17,12 @@ from ddjax.recipes import get_recipe
 POOL = {"w": np.arange(10.0).reshape(5, 2), "b": np.arange(5)}
 
 
-@pytest.mark.parametrize("make", [fixed_init, pool_init])
-def test_initial_weights_are_an_argument_of_a_compiled_function(make):
-    """Other weights of the same shapes are drawn without another compilation."""
+def shifted(params):
+    return jax.tree.map(lambda leaf: leaf + 100, params)
+
+
+def test_a_pool_is_an_argument_of_a_compiled_function():
+    """Another pool is drawn from without another compilation: whole networks, each as often as the others."""
 
     @jax.jit
     @chex.assert_max_traces(1)
@@ -27,15 +30,17 @@ def test_initial_weights_are_an_argument_of_a_compiled_function(make):
         return jax.vmap(init)(keys)
 
     keys = jax.random.split(jax.random.key(0), 200)
-    params, others = POOL, jax.tree.map(lambda leaf: leaf + 100, POOL)
-    first, second = draw(make(params), keys), draw(make(others), keys)
-    chex.assert_trees_all_equal(second, jax.tree.map(lambda leaf: leaf + 100, first))
-    if make is fixed_init:
-        chex.assert_trees_all_equal(first, jax.tree.map(lambda leaf: jnp.tile(leaf, (200,) + leaf.ndim * (1,)), POOL))
-    else:  # whole networks, and each of them as often as the others
-        counts = np.bincount(first["b"], minlength=5)
-        assert len(counts) == 5 and np.all(counts > 20)
-        chex.assert_trees_all_equal(first, jax.tree.map(lambda leaf: leaf[first["b"]], POOL))
+    drawn, others = draw(pool_init(POOL), keys), draw(pool_init(shifted(POOL)), keys)
+    chex.assert_trees_all_equal(drawn, jax.tree.map(lambda leaf: leaf[drawn["b"]], POOL))
+    chex.assert_trees_all_equal(others, shifted(drawn))
+    counts = np.bincount(drawn["b"], minlength=5)
+    assert len(counts) == 5 and np.all(counts > 20)
+
+
+def test_a_fixed_network_is_the_same_whatever_the_key():
+    init = fixed_init(POOL)
+    drawn = jax.jit(lambda init, keys: jax.vmap(init)(keys))(init, jax.random.split(jax.random.key(0), 3))
+    chex.assert_trees_all_equal(drawn, jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), POOL))
 
 
 def test_labels_start_as_one_hot_times_their_sharpness():

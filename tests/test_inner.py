@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import relative_error
 from jax.flatten_util import ravel_pytree
 
 from ddjax.core import losses
@@ -108,15 +109,6 @@ def one_step(rule):
         return rule.run(weights, Data(inputs, targets), log_lr, jnp.zeros((), jnp.int32))
 
     return step
-
-
-def relative_error(tree, reference):
-    """The largest error of a leaf relative to that leaf's norm; leaves that are zero must be so in both."""
-
-    def error(a, b):
-        return np.linalg.norm(np.ravel(a) - np.ravel(b)) / (np.linalg.norm(np.ravel(b)) or 1.0)
-
-    return max(jax.tree.leaves(jax.tree.map(error, *jax.device_get((tree, reference)))))
 
 
 def assert_matters(tree):

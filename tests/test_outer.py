@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import relative_error
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
@@ -98,15 +99,6 @@ LAYOUTS = {
 }
 NETWORKS = 6
 DIRECTIONS = {"gd": None, "momentum": optax.trace(0.9)}
-
-
-def relative_error(found, expected):
-    """The largest error of an array relative to its norm."""
-
-    def error(a, b):
-        return np.linalg.norm(np.ravel(a - b)) / np.linalg.norm(np.ravel(b))
-
-    return max(jax.tree.leaves(jax.tree.map(error, found, expected)))
 
 
 def make_arguments(networks=NETWORKS):
