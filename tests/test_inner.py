@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +64,7 @@ class Case(NamedTuple):
         return self.loss(run(params, distilled), *self.batch)
 
 
+@functools.cache
 def make_case(name, seed=0, **options):
     model, shape = network(name, **options)
     rng = np.random.RandomState(seed)
@@ -126,9 +128,7 @@ class Setting(NamedTuple):
 
 @functools.cache
 def setting(name, direction, labels):
-    # Adam is smooth only on the scale of the gradients, of which LeNet has many tiny ones, unless softened.
-    soft = direction == "adam" and name == "lenet"
-    transformation = optax.scale_by_adam(eps_root=1e-4) if soft else DIRECTIONS[direction]()
+    transformation = DIRECTIONS[direction]()
     targets = {"learned": learned_labels, "free": free_labels}[labels]
     case = make_case(name)
     if direction == "adam":  # whose steps have the size of the learning rate itself, however small the gradient
@@ -141,11 +141,9 @@ each_setting = pytest.mark.parametrize(
     ("name", "direction", "labels"),
     [
         ("mlp", "gd", "learned"),
-        ("mlp", "momentum", "free"),
+        ("mlp", "momentum", "learned"),
         ("mlp", "adam", "learned"),
         ("lenet", "gd", "free"),
-        ("lenet", "momentum", "learned"),
-        ("lenet", "adam", "free"),
     ],
 )
 
@@ -163,8 +161,7 @@ def test_meta_gradient_equals_plain_reverse_over_reverse(name, direction, labels
     assert relative_error(grads, expected[1]) < 1e-10
 
 
-@pytest.mark.parametrize("width", [0.0, 0.1])
-@pytest.mark.parametrize("direction", [None, optax.trace(0.9)], ids=["gd", "momentum"])
+@pytest.mark.parametrize(("direction", "width"), [(None, 0.1), (optax.trace(0.9), 0.0)], ids=["gd", "momentum"])
 def test_rule_of_a_step_equals_plain_reverse_mode_with_exact_and_surrogate_gates(direction, width):
     """The one product of the rule needs symmetric second derivatives, and those of the surrogates must be so too."""
     case = make_case("lenet", activation=None, gate_width=width)
@@ -192,10 +189,9 @@ def test_rule_of_a_step_equals_plain_reverse_mode_with_exact_and_surrogate_gates
     assert relative_error(found, expected) < 1e-10
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_both_rules_give_the_same_meta_gradient(direction):
-    case, transformation, targets, value_and_grad = setting("mlp", direction, "learned")
-    run = partial(unroll, case.loss, direction=transformation, targets=targets, rule=reverse_over_reverse)
+def test_both_rules_give_the_same_meta_gradient():
+    case, _, targets, value_and_grad = setting("mlp", "gd", "learned")
+    run = partial(unroll, case.loss, targets=targets, rule=reverse_over_reverse)
     expected = jax.jit(jax.value_and_grad(partial(case.outer, run), argnums=(0, 1)))(case.params, case.distilled)
     assert_matters(expected)
     assert relative_error(value_and_grad(case.params, case.distilled), expected) < 1e-10
@@ -209,29 +205,8 @@ def test_no_direction_is_gradient_descent():
     assert relative_error(value_and_grad(case.params, case.distilled), expected) < 1e-12
 
 
-@pytest.mark.parametrize("window", [None, (1, 5), (3, 2)])
-@pytest.mark.parametrize("rule", [mixed_mode, reverse_over_reverse])
-def test_remat_changes_nothing_but_what_is_kept(rule, window):
-    """Of S steps at a time it keeps what the first starts from; five steps are one turn and a rest, two are a rest alone."""
-    case, transformation, targets, _ = setting("mlp", "momentum", "learned")
-    one = case.params["dense1"]["kernel"].shape
-
-    def value_gradient_and_copies_kept(remat):
-        options = {"direction": transformation, "targets": targets, "rule": rule, "window": window}
-        outer = partial(case.outer, partial(unroll, case.loss, remat=remat, **options))
-        kept = jax.tree.leaves(jax.eval_shape(lambda *args: jax.vjp(outer, *args)[1], case.params, case.distilled))
-        both = jax.jit(jax.value_and_grad(outer, argnums=(0, 1)))(case.params, case.distilled)
-        return both, {leaf.shape[0] for leaf in kept if leaf.shape[1:] == one}
-
-    length = STEPS * EPOCHS if window is None else window[1]
-    expected, all_steps = value_gradient_and_copies_kept(remat=False)
-    found, turns = value_gradient_and_copies_kept(remat=True)
-    assert relative_error(found, expected) < 1e-12
-    assert all_steps == {length} and turns == ({length // STEPS} if length >= STEPS else set())
-
-
-# (start, length) out of six steps: across the end of an epoch, from the first step, the last step alone, all of them.
-WINDOWS = [(2, 3), (0, 4), (5, 1), (0, STEPS * EPOCHS)]
+# (start, length) out of six steps: across the end of an epoch, the last step alone, all of them.
+WINDOWS = [(1, 4), (5, 1), (0, STEPS * EPOCHS)]
 
 
 @functools.cache
@@ -252,9 +227,10 @@ def of_window_by_hand(direction, start, length):
     return jax.jit(jax.value_and_grad(partial(case.outer, plain), argnums=(0, 1)))(case.params, case.distilled)
 
 
-@pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
-@pytest.mark.parametrize(("start", "length"), WINDOWS)
-@pytest.mark.parametrize("direction", ["gd", "momentum"])
+@pytest.mark.parametrize(
+    ("direction", "start", "length", "traced"),
+    [*(("momentum", *window, True) for window in WINDOWS), ("momentum", 1, 4, False), ("gd", 1, 4, True)],
+)
 def test_window_forgets_how_the_steps_before_it_came_about(direction, start, length, traced):
     """Each step before it counts in the value, and neither it nor the weights it came from in the gradient."""
     case, _, _, value_and_grad = setting("mlp", direction, "learned")
@@ -283,8 +259,8 @@ def test_a_window_of_steps_that_are_not_there_is_refused(window):
 def test_a_traced_window_of_steps_that_are_not_there_trains_to_nan():
     """Nothing can be raised, and no other steps may be done in silence: a step of the outer loop sees it in its check."""
     case, _, _, _ = setting("mlp", "gd", "learned")
-    for start, finite in ((3, True), (4, False), (-1, False), (2**32, False)):
-        value, (_, by) = of_window("gd", 3, traced=True)(case.params, case.distilled, start)
+    for start, finite in ((1, True), (3, False), (-1, False), (2**32, False)):
+        value, (_, by) = of_window("gd", 4, traced=True)(case.params, case.distilled, start)
         assert np.isfinite(value) == finite and np.all(np.isfinite(by.images)) == finite
 
 
@@ -313,7 +289,41 @@ def test_outputs_and_targets_of_different_shapes_are_refused():
         case.loss(case.params, case.batch[0], case.batch[1][:, :1])
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    ("rule", "window"),
+    [
+        (mixed_mode, None),
+        (mixed_mode, (1, 4)),  # one turn of S steps and a rest
+        (mixed_mode, (5, 1)),  # a rest alone
+        (reverse_over_reverse, None),
+        (reverse_over_reverse, (1, 4)),
+    ],
+)
+def test_remat_changes_nothing_but_what_is_kept(rule, window):
+    """Which is, of S steps at a time, what the first of them starts from."""
+    case, transformation, targets, value_and_grad = setting("mlp", "momentum", "learned")
+    start, length = (0, STEPS * EPOCHS) if window is None else window
+    options = {"direction": transformation, "targets": targets, "rule": rule, "window": window}
+
+    def outer(remat):
+        return partial(case.outer, partial(unroll, case.loss, remat=remat, **options))
+
+    found = jax.jit(jax.value_and_grad(outer(remat=True), argnums=(0, 1)))(case.params, case.distilled)
+    whole = window is None
+    args = (case.params, case.distilled) if whole else (case.params, case.distilled, start)
+    expected = (value_and_grad if whole else of_window("momentum", length, traced=True))(*args)
+    assert relative_error(found, expected) < 1e-10
+    one = case.params["dense1"]["kernel"].shape
+
+    def copies_kept(remat):
+        pull = jax.eval_shape(lambda *args: jax.vjp(outer(remat), *args)[1], case.params, case.distilled)
+        return {leaf.shape[0] for leaf in jax.tree.leaves(pull) if leaf.shape[1:] == one}
+
+    assert copies_kept(remat=False) == {length}
+    assert copies_kept(remat=True) == ({length // STEPS} if length >= STEPS else set())
+
+
+@pytest.mark.parametrize("direction", ["gd", "momentum"])
 def test_steps_shared_out_over_an_axis_equal_whole_ones(direction):
     """One example of each step to a share; every share sees all of the outer loss and pulls the same cotangent back."""
     case, transformation, targets, value_and_grad = setting("mlp", direction, "learned")
@@ -366,26 +376,29 @@ def test_meta_gradient_equals_finite_differences(name, direction, labels):
         assert abs(float(gradient @ tangent) - expected) < 1e-6 * abs(expected), number
 
 
-def test_linear_case_has_its_closed_form():
-    """Paper, section 3.3: theta_1 = (I - eta/M d^T d) theta_0 + eta/M d^T t, and the derivatives that follow."""
-    rng = np.random.RandomState(2)
-    M, D, K = 4, 6, 2
-    d, t, theta, G = (rng.normal(size=shape) for shape in ((M, D), (M, K), (D, K), (D, K)))
-    eta = 0.3
-    loss = losses.of_network(lambda params, inputs: inputs @ params, losses.half_squared_error)
-    distilled = DistilledData(jnp.asarray(d[None]), jnp.asarray(t[None]), jnp.log(jnp.full((1, 1), eta)))
+class TestLinearCase(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_linear_case_has_its_closed_form(self):
+        """Paper, section 3.3: theta_1 = (I - eta/M d^T d) theta_0 + eta/M d^T t, and the derivatives that follow."""
+        rng = np.random.RandomState(2)
+        M, D, K = 4, 6, 2
+        d, t, theta, G = (rng.normal(size=shape) for shape in ((M, D), (M, K), (D, K), (D, K)))
+        eta = 0.3
+        loss = losses.of_network(lambda params, inputs: inputs @ params, losses.half_squared_error)
+        distilled = DistilledData(jnp.asarray(d[None]), jnp.asarray(t[None]), jnp.log(jnp.full((1, 1), eta)))
 
-    def projected(params, distilled):
-        return jnp.sum(G * unroll(loss, params, distilled, targets=free_labels))
+        def projected(params, distilled):
+            return jnp.sum(G * unroll(loss, params, distilled, targets=free_labels))
 
-    moved = (np.eye(D) - eta / M * d.T @ d) @ theta + eta / M * d.T @ t
-    np.testing.assert_allclose(unroll(loss, jnp.asarray(theta), distilled), moved, rtol=1e-12)
-    by_theta, by = jax.grad(projected, argnums=(0, 1))(jnp.asarray(theta), distilled)
-    residual = d @ theta - t
-    np.testing.assert_allclose(by_theta, (np.eye(D) - eta / M * d.T @ d) @ G, rtol=1e-12)
-    np.testing.assert_allclose(by.images[0], -eta / M * (residual @ G.T + d @ G @ theta.T), rtol=1e-12)
-    np.testing.assert_allclose(by.labels[0], eta / M * d @ G, rtol=1e-12)
-    np.testing.assert_allclose(by.log_lrs[0, 0], -eta / M * np.sum(G * (d.T @ residual)), rtol=1e-12)
+        moved = (np.eye(D) - eta / M * d.T @ d) @ theta + eta / M * d.T @ t
+        trained = self.variant(partial(unroll, loss))(jnp.asarray(theta), distilled)
+        np.testing.assert_allclose(trained, moved, rtol=1e-12)
+        by_theta, by = self.variant(jax.grad(projected, argnums=(0, 1)))(jnp.asarray(theta), distilled)
+        residual = d @ theta - t
+        np.testing.assert_allclose(by_theta, (np.eye(D) - eta / M * d.T @ d) @ G, rtol=1e-12)
+        np.testing.assert_allclose(by.images[0], -eta / M * (residual @ G.T + d @ G @ theta.T), rtol=1e-12)
+        np.testing.assert_allclose(by.labels[0], eta / M * d @ G, rtol=1e-12)
+        np.testing.assert_allclose(by.log_lrs[0, 0], -eta / M * np.sum(G * (d.T @ residual)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
@@ -435,7 +448,7 @@ def test_inner_update_and_both_rules_are_one_step(decay):
 
 
 def test_vmap_over_networks_equals_a_loop():
-    case, _, _, value_and_grad = setting("mlp", "momentum", "free")
+    case, _, _, value_and_grad = setting("mlp", "momentum", "learned")
     model, _ = network("mlp")
     params_N = double(jax.jit(jax.vmap(model.init))(jax.random.split(jax.random.key(5), 3)))
     together = jax.vmap(value_and_grad, in_axes=(0, None))(params_N, case.distilled)
@@ -456,12 +469,12 @@ def test_fixed_labels_get_no_gradient():
     np.testing.assert_allclose(fixed.images, free.images, rtol=1e-12)
 
 
-@pytest.mark.parametrize("direction", RECIPE_DIRECTIONS)
+@pytest.mark.parametrize("direction", sorted({*RECIPE_DIRECTIONS} - {"gd"}))
 def test_dead_units_leave_the_meta_gradient_finite(direction):
     """Their gradient is exactly zero, where the derivative of the root in Adam is infinite."""
     case = make_case("mlp", activation=jax.nn.relu)
-    case.params["dense1"]["bias"] = jnp.full(6, -100.0).at[0].set(0.0)
+    layers = case.params | {"dense1": case.params["dense1"] | {"bias": jnp.full(6, -100.0).at[0].set(0.0)}}
     run = partial(unroll, case.loss, direction=RECIPE_DIRECTIONS[direction](), targets=learned_labels)
-    grads = jax.jit(jax.grad(partial(case.outer, run), argnums=1))(case.params, case.distilled)
+    grads = jax.jit(jax.grad(partial(case.outer, run), argnums=1))(layers, case.distilled)
     assert_matters(grads)
     assert all(np.all(np.isfinite(leaf)) for leaf in grads)
