@@ -1,7 +1,6 @@
 """A user's own networks: Flax modules, pure functions and files, and what is said where they are none."""
 
 import ast
-import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -104,7 +103,7 @@ def test_own_network_distils(tmp_path, make):
     )
     recipe = ddjax.Recipe().replace(data="own", outer_steps=2, eval_every=1, batch_size=16, lr=0.1)
     model = make()
-    summary = ddjax.distill(recipe, tmp_path / "run", dataset=dataset, model=model, progress=False)
+    summary = ddjax.distill(recipe, tmp_path / "run", dataset=dataset, model=model, progress=False).summary
     distilled, metadata, params = ddjax.load_artifact(tmp_path / "run")
     assert distilled.images.shape == (1, 3, 2, 3) and metadata["model"]["name"] == "custom"
     expected = jax.eval_shape(model.init, jax.random.key(0))
@@ -112,7 +111,7 @@ def test_own_network_distils(tmp_path, make):
     # The summary's accuracy is that of this network after one step on what was saved.
     trained = ddjax.unroll(losses.of_network(model.apply), params, jax.tree.map(jnp.asarray, distilled))
     hits = np.asarray(jnp.argmax(model.apply(trained, jnp.asarray(inputs[45:] - 1)), axis=1)) == labels[45:]
-    assert summary["distilled"]["accuracy_mean"] == pytest.approx(100 * hits.mean(), abs=1e-3)
+    assert summary.distilled["accuracy_mean"] == pytest.approx(100 * hits.mean(), abs=1e-3)
 
 
 # What is no network, in one line
@@ -334,12 +333,10 @@ def test_no_such_file(tmp_path, monkeypatch, spec):
 
 
 def test_a_network_from_a_file_distils_and_is_evaluated(file, tmp_path):
-    recipe = dataclasses.replace(
-        ddjax.get_recipe("digits"), model=f"{file}:Net", outer_steps=2, eval_every=1, batch_size=16
-    )
-    summary = ddjax.distill(recipe, tmp_path / "run", progress=False, compare=False)
+    recipe = ddjax.get_recipe("digits").replace(model=f"{file}:Net", outer_steps=2, eval_every=1, batch_size=16)
+    summary = ddjax.distill(recipe, tmp_path / "run", progress=False, compare=False).summary
     evaluation, _ = ddjax.evaluate_artifact(tmp_path / "run")
-    assert evaluation.summary()["accuracy_mean"] == pytest.approx(summary["distilled"]["accuracy_mean"], abs=1e-3)
+    assert evaluation.summary()["accuracy_mean"] == pytest.approx(summary.distilled["accuracy_mean"], abs=1e-3)
     assert evaluation.summary()["accuracy_mean"] != evaluation.summary()["accuracy_before_mean"]
 
 
