@@ -57,16 +57,16 @@ def random_data(model: str) -> tuple[np.ndarray, np.ndarray]:
 
 def random_experiment(model: str, **recipe_fields: Any) -> "Experiment":
     """What `ddjax distill` sets up from a recipe with these fields, on random pictures and with random weights."""
-    from ddjax import Dataset, Recipe
+    from ddjax import Dataset, Recipe, Standardise
     from ddjax.experiment import setup as experiment
 
     fields = {"inner_lr": LEARNING_RATE[model], "lr": 0.01, "lr_log_lrs": 0.01, **recipe_fields}
     recipe = Recipe().replace(data="random", model=model, init="random", **fields)
     pictures, classes = random_data(model)
-    half = np.full((pictures.shape[-1],), 0.5, np.float32)
+    half = [0.5] * pictures.shape[-1]
     names = tuple(map(str, range(10)))
     few = pictures[:100], classes[:100].astype(np.int32)
-    dataset = Dataset("random", pictures, classes.astype(np.int32), *few, half, half, names, "random")
+    dataset = Dataset("random", pictures, classes.astype(np.int32), *few, Standardise.by(half, half), names, "random")
     return experiment.set_up(recipe, dataset=dataset)
 
 

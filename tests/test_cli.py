@@ -718,7 +718,7 @@ WRONG_ARTEFACTS = {
     "strange recipe": (lambda t, h: h["recipe"].update(colour="red"), "misstates"),
     "recipe out of range": (lambda t, h: h["recipe"].update(test_nets=0), "--test-nets is 0"),
     "recipe of words": (lambda t, h: h["recipe"].update(test_nets="five"), "--test-nets is 'five': give"),
-    "no transform": (lambda t, h: h.pop("transform"), "lacks or misstates 'transform'"),
+    "no transform": (lambda t, h: h.pop("transform"), "header lacks transform"),
     "no mean": (lambda t, h: h["transform"].pop("mean"), "the transform 'standardise' is damaged"),
     "unknown transform": (lambda t, h: h["transform"].update(kind="zca"), "no transform of kind 'zca': the kinds are"),
     "short mean": (lambda t, h: h["transform"].update(mean=[0.0] * 2, std=[1.0] * 2), "misstates"),
