@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     try:
         command: Command = tyro.cli(
-            Command,  # type: ignore[arg-type]  # a union is no class
+            Command,
             prog="ddjax",
             description=_DESCRIPTION,
             args=argv or ["--help"],

@@ -94,4 +94,5 @@ def _classes(like: DistilledData, train: Split) -> Iterator[tuple[np.ndarray, np
 
 def normalised(split: Split, rows: Any = slice(None)) -> np.ndarray:
     """Examples of a split as a network reads them, float32 [n, ...]."""
-    return jax.tree.map(np.asarray, split.transform)(np.asarray(split.inputs[rows]))
+    examples: np.ndarray = jax.tree.map(np.asarray, split.transform)(np.asarray(split.inputs[rows]))
+    return examples

@@ -118,9 +118,8 @@ def distill(
         recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise InputError(f"a recipe is wanted, or the name of one, not {type(recipe).__name__}: see ddjax.get_recipe")
-    if model is not None:  # which is given as it is: there is no name to make it from, and no gate to set
-        recipe = recipe.replace(model="custom", gate_width=0.0)
     experiment = set_up(recipe, dataset=dataset, model=model, data_dir=data_dir)
+    recipe = experiment.recipe
     origin = provenance.origin(recipe.outer.outer_steps, inputs(experiment))
     config = Config(name or "custom", recipe.network.model, recipe, (origin,))
     with contextlib.ExitStack() as stack:

@@ -10,7 +10,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.data import Dataset, Split, load_dataset, transform_from_json
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Evaluation, evaluate
-from ddjax.experiment.setup import make_problem, outer_labels
+from ddjax.experiment.setup import OWN, make_problem, outer_labels
 from ddjax.experiment.starts import Nets, Starts, make_starts, one_network
 from ddjax.experiment.streams import stream
 from ddjax.models import Model, build_model
@@ -58,7 +58,7 @@ def evaluate_artifact(
     network = recipe.network
     if not isinstance(model, Model):
         name = model or network.model
-        if name == "custom":
+        if name == OWN:
             raise InputError(
                 f"{path} was distilled for a network of one's own: say which, with --model path/to/file.py:Name or model="
             )

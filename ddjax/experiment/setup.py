@@ -16,7 +16,7 @@ from ddjax.data import Dataset, Split, hold_out, load_dataset
 from ddjax.errors import InputError
 from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
-from ddjax.models import Model, build_model
+from ddjax.models import Model, build_model, check_model
 from ddjax.recipes import Data, Recipe
 
 DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
@@ -25,6 +25,9 @@ DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
     # Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
     "adam": lambda: optax.scale_by_adam(eps_root=1e-8),
 }
+
+
+OWN = "custom"  # what a recipe calls a network that was given as it is, and that has no name to be made from
 
 
 class Experiment(NamedTuple):
@@ -70,6 +73,11 @@ def set_up(
         dataset = load_dataset(recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
     if model is None:
         model = recipe_model(recipe, dataset)
+    else:
+        recipe = recipe.replace(model=OWN)
+        check_model(model, dataset.input_shape, dataset.num_classes)
+    if not model.gated:  # what is written down says nothing of gates that the network never saw
+        recipe = recipe.replace(gate_width=0.0)
     key = jax.random.key(recipe.seed)
     starts = make_starts(recipe, model, dataset, key)
     problem = make_problem(model, recipe.inner.direction, recipe.inner.learn_labels, starts.draw)
