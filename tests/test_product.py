@@ -106,13 +106,20 @@ def test_bfloat16_rounds_the_factors_of_the_product_and_of_its_derivatives_and_n
 
 
 @pytest.mark.parametrize(
-    ("precision", "lowered"), [(None, "DEFAULT"), ("tensorfloat32", "HIGH"), ("float32", "HIGHEST")]
+    ("precision", "lowered"),
+    [
+        (None, "precision = [DEFAULT, DEFAULT] : (tensor<3x4xf32>, tensor<4x5xf32>) -> tensor<3x5xf32>"),
+        ("tensorfloat32", "precision = [HIGH, HIGH] : (tensor<3x4xf32>, tensor<4x5xf32>) -> tensor<3x5xf32>"),
+        ("float32", "precision = [HIGHEST, HIGHEST] : (tensor<3x4xf32>, tensor<4x5xf32>) -> tensor<3x5xf32>"),
+        ("bfloat16", " : (tensor<3x4xbf16>, tensor<4x5xbf16>) -> tensor<3x5xf32>"),
+    ],
 )
-def test_other_precisions_are_handed_to_xla(precision, lowered):
+def test_precision_is_that_of_the_place_where_the_product_stands(precision, lowered):
+    """And not of the place where it is compiled; XLA is told to sum in float32."""
     a, b = random_arrays((3, 4), (4, 5), dtype=np.float32)
     with jax.default_matmul_precision(precision):
-        text = jax.jit(lambda a, b: product(a, b)).lower(a, b).as_text()
-    assert f"precision = [{lowered}, {lowered}]" in text
+        traced = jax.jit(lambda a, b: product(a, b)).trace(a, b)
+    assert lowered in traced.lower().as_text()
 
 
 def test_two_dtypes_are_refused():
