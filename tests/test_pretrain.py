@@ -1,6 +1,7 @@
 """Pools of trained networks: each network by itself, what the header says of it, interruption, enlargement, bad files."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -145,6 +146,7 @@ def test_the_header_tells_how_well_each_network_does(whole, digits):
         "wanted": P + Q,
     }
     assert {name: pool.metadata[name] for name in expected} == expected
+    assert pool.digest == hashlib.sha256(whole[0].read_bytes()).hexdigest()[:16]
 
 
 # Interruption
@@ -411,6 +413,18 @@ def test_recipes_without_a_pool(name):
     assert message == (
         "this recipe starts from untrained networks: choose one with a source, or give --source and --pool"
     )
+
+
+def test_a_pool_too_small_for_its_recipe_is_refused_before_it_is_trained(tmp_path):
+    recipe = Recipe().replace(source="digits", pool=str(tmp_path / "pool"), init="random", valid_nets=3, model="linear")
+    for count in (2, 3):
+        assert refused(pretrain_for, recipe, num_nets=count, test_nets=1) == (
+            f"--num-nets is {count}, and the recipe's --valid-nets 3 of them choose the iterate, which leaves none to distil "
+            "with: give more"
+        )
+    assert list(tmp_path.iterdir()) == []
+    options: dict[str, Any] = {"test_nets": 1, "training": Training(3, 8), "progress": False}
+    assert len(pretrain_for(recipe, num_nets=4, **options).train["dense1"]["bias"]) == 4
 
 
 def test_a_recipe_says_what_is_trained_on_what(tmp_path, digits):

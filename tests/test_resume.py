@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import compiled_once
 
 from ddjax.cli import main as cli
 from ddjax.core import losses
@@ -33,9 +34,13 @@ from ddjax.training import devices, loop as run, progress, signals
 
 
 @pytest.fixture(autouse=True, scope="module")
-def promotion():
-    """As users have it: optax's Adam promotes integers."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+def promotion(tmp_path_factory):
+    """As users have it: optax's Adam promotes integers. And what is compiled again and again is compiled once."""
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        compiled_once(tmp_path_factory.mktemp("compiled")),
+    ):
         yield
 
 
@@ -495,10 +500,16 @@ CHECKPOINT_ALWAYS = "import ddjax.training.loop; ddjax.training.loop.CHECKPOINT_
 
 
 def start(folder: Path, *others, before: str = "") -> subprocess.Popen:
-    """A real `ddjax distill ...` in `folder`, in a process that first does what is said."""
+    """A real `ddjax distill ...` in `folder`, in a process that first does what is said; they share what they compile."""
     code = f"{before}\nfrom ddjax.cli.main import main; main()"
     command = [sys.executable, "-c", code, *arguments(*LONG, "--out", "out", "--no-compare", *others)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, **cache}, text=True, **pipes)
 
 
 def finish(process: subprocess.Popen) -> str:
