@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import safetensors.numpy
 import ddjax
 from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
+from ddjax.show import plots
 from ddjax.storage import artifact, tensorfile
 
 S, M, E, K = 2, 3, 4, 3
@@ -226,6 +228,30 @@ def test_wrong_headers(path, header):
 def test_other_format_versions(path, version):
     rewrite(path, json.dumps({"format_version": version}))
     assert "format version" in refused(path)
+
+
+def test_version_1_is_read_as_if_it_were_of_this_one():
+    """A file that ddjax 0.1.0 wrote, beside its data, and what its header says of it."""
+    folder = Path(__file__).parent / "artefacts"
+    metadata = artifact.load_artifact(folder / "version1.safetensors").metadata
+    assert metadata["transform"] == {"kind": "standardise", "mean": [1.2730540037155151], "std": [1.9393963813781738]}
+    assert metadata["recipe"]["network"]["pool"] is None and metadata["recipe"]["inner"]["inner_lr"] == 0.1
+    evaluation, num_test = ddjax.evaluate_artifact(folder / "version1.safetensors", data=str(folder / "own.npz"))
+    assert num_test == 30
+    assert evaluation.accuracy[0, -1] == pytest.approx(76.667, abs=0.01)
+
+
+def test_a_header_without_what_is_needed(tmp_path):
+    """It may be saved, and is refused by whoever needs more, in one line."""
+    path = tmp_path / artifact.FILE_NAME
+    artifact.save_artifact(path, make_distilled(), {"recipe": {}, "model": {}})
+    lacks = "lacks {}: save it with that (see ddjax.save_artifact), or distill it again"
+    with pytest.raises(InputError) as excinfo:
+        ddjax.evaluate_artifact(path)
+    assert str(excinfo.value) == f"{path}: the 'ddjax' header " + lacks.format("transform")
+    with pytest.raises(InputError) as excinfo:
+        plots.plot_run(artifact.load_artifact(path), [], tmp_path)
+    assert str(excinfo.value).endswith(lacks.format("transform, class_names"))
 
 
 IMAGES, LABELS, LRS = np.zeros((S, M, 4)), np.ones((S, M, K)), np.ones((E, S))

@@ -240,7 +240,8 @@ pretrain(Path(sys.argv[1]), model, digits, num_nets=3, test_nets=2, training=Tra
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert [line.split()[:2] for line in lines] == [["network", "2/5"], ["network", "4/5"], ["network", "5/5"]]
+    assert lines[0] == "compiling the training of the networks"
+    assert [line.split()[:2] for line in lines[1:]] == [["network", "2/5"], ["network", "4/5"], ["network", "5/5"]]
     pool = load_pool(path, network(digits).init)
     mean, std = np.mean(pool.metadata["accuracy"]), np.std(pool.metadata["accuracy"])
     assert lines[-1].endswith(f"test {mean:.2f} ± {std:.2f} %")
