@@ -383,7 +383,7 @@ def setting():
     return made, first_iterate(made)
 
 
-SMALL = reproduce.Budget(tuning=TUNING, full_data_nets=2, full_data_steps=100)
+SMALL = reproduce.Budget(tuning=TUNING, full_data_nets=2)
 
 
 @pytest.mark.parametrize("part", BASELINES)

@@ -297,7 +297,7 @@ def test_a_run_of_one_validation_is_drawn_and_one_of_none_has_no_curve(tmp_path)
 def test_a_lacking_header_is_one_line(tmp_path):
     artifact = make((6,))
     del artifact.metadata["transform"]
-    with pytest.raises(InputError, match="^the artefact's header lacks transform: "):
+    with pytest.raises(InputError, match="^the artefact: the 'ddjax' header lacks transform: "):
         plots.plot_run(artifact, [], tmp_path)
     assert not list(tmp_path.iterdir())
 
