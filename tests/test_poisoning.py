@@ -18,6 +18,7 @@ from ddjax.errors import InputError
 from ddjax.evaluation.measure import confusion, predictions
 from ddjax.evaluation.poisoning import poisoning_summary
 from ddjax.experiment import distill as distilling, setup as experiment
+from ddjax.experiment.outer import first_iterate
 from ddjax.experiment.setup import outer_labels
 from ddjax.recipes import Data, Recipe
 from ddjax.show import tables
@@ -199,7 +200,11 @@ def poisoned(tmp_path_factory):
     )
     options: Any = POOL
     pretrain_for(recipe, **options)
-    return recipe, folder / "run", distilling.distill(recipe, folder / "run", compare=False, progress=False)
+    return (
+        recipe,
+        folder / "run",
+        distilling.distill(recipe, folder / "run", compare=False, progress=False).summary.to_json(),
+    )
 
 
 def numpy_confusion(params, x, y):
@@ -276,14 +281,14 @@ def test_labels_are_modified_outside_and_true_inside(poisoned):
         labels = np.asarray(split.labels)
         np.testing.assert_array_equal(setting.outer(split).labels, np.where(labels == FROM, TO, labels))
     # The distilled images keep a label of each class, before and after the run.
-    for kept in (experiment.first_iterate(setting).labels, artifact.load_artifact(poisoned[1]).distilled.labels):
+    for kept in (first_iterate(setting).labels, artifact.load_artifact(poisoned[1]).distilled.labels):
         np.testing.assert_array_equal(kept, np.eye(10)[None])
 
 
 def test_real_images_to_start_from_are_of_their_true_class(poisoned):
     """Or the place of the attacked class could not be filled, nor would the attack begin from true data."""
     setting = experiment.set_up(poisoned[0].replace(start="real"))
-    images = np.asarray(experiment.first_iterate(setting).images)[0]
+    images = np.asarray(first_iterate(setting).images)[0]
     known = np.asarray(setting.train.transform(setting.train.inputs))
     for label in (FROM, TO):
         members = known[np.asarray(setting.train.labels) == label]
