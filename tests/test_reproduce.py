@@ -1,8 +1,9 @@
-"""The paper's tables from nothing to RESULTS.md: all of it on digits, repetition, gaps, and the list of rows itself."""
+"""The paper's tables from nothing to RESULTS.md: all of it on digits, repetition, provenance, gaps, and the list of rows."""
 
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,25 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tyro
 from helpers import compiled_once
 
 from ddjax import evaluate_artifact
-from ddjax.cli.main import DistillArgs
+from ddjax.cli.distill import Distill
+from ddjax.cli.main import main
 from ddjax.errors import InputError
-from ddjax.experiment import distill as distilling
+from ddjax.experiment.distill import comparison
+from ddjax.experiment.setup import set_up
 from ddjax.paper import page as results, reproduce, rows as paper
-from ddjax.paper.filing import filed_recipe, portable
+from ddjax.paper.budgets import BUDGETS, Budget
+from ddjax.paper.filing import command, departures, filed_recipe, portable
 from ddjax.paper.rows import BASELINES, ROWS, RUNS, Run
-from ddjax.recipes import RECIPES, get_recipe
-from ddjax.storage import artifact
+from ddjax.recipes import RECIPES, Recipe, get_recipe
+from ddjax.storage import artifact, provenance
+from ddjax.training.pretrain import Training
 
-QUICK = reproduce.BUDGETS["quick"]
-FIELDS = {"table", "row", "column", "paper", "run", "ours_mean", "ours_std", "networks", "status", "command"}
-FIELDS |= {"commit", "seconds", "machine"}
+QUICK = BUDGETS["quick"]
+FIELDS = {"table", "row", "column", "paper", "run", "part", "ours_mean", "ours_std", "networks", "departs", "status"}
+FIELDS |= {"command", "commit", "seconds", "machine"}
 PICTURES = {"images.png", "curve.png", "learning_rates.png"}
 SCORED = "mnist-random"  # a run with every baseline
 
@@ -54,6 +58,22 @@ def copy(whole, tmp_path):
     return Path(shutil.copytree(whole[0], tmp_path / "copy"))
 
 
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """The page built from what the repository has under `results/`: the folder, and its rows."""
+    root = tmp_path_factory.mktemp("committed")
+    shutil.copytree(Path(__file__).parents[1] / "results", root / "results")
+    return root, reproduce.reproduce(root, page_only=True, progress=False)
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """Nothing is run from now on."""
+    for name in ("distill", "pretrain_for"):
+        monkeypatch.setattr(reproduce, name, never)
+    monkeypatch.setattr(Budget, "measure", never)
+
+
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
@@ -63,15 +83,14 @@ def never(*args, **kwargs):
 
 
 def baselines_noted(monkeypatch) -> list[str]:
-    """The baselines that are measured from now on, as they come."""
+    """The baselines that are measured from now on, as they come; all of them do equally well."""
     noted: list[str] = []
-    measure = reproduce.measure_baseline
 
-    def note(part, *args):
+    def note(self, part, experiment, like):
         noted.append(part)
-        return measure(part, *args)
+        return {"accuracy_mean": 12.5, "accuracy_std": 0.5, "num_nets": 2, "chosen": "anew"}
 
-    monkeypatch.setattr(reproduce, "measure_baseline", note)
+    monkeypatch.setattr(Budget, "measure", note)
     return noted
 
 
@@ -130,10 +149,12 @@ def test_seconds_and_commit_are_those_of_the_figure_itself(whole):
     for row, expected in zip(rows, ROWS, strict=True):
         folder = root / "results" / row["run"]
         facts = read(folder / "provenance.json")
-        own = read(folder / "baselines.json")[expected.part] if expected.part in BASELINES else facts
+        (begun,) = facts["origins"]
+        own = read(folder / "baselines.json")[expected.part] if expected.part in BASELINES else begun
         seconds = own["seconds"] if expected.part in BASELINES else facts["seconds_distilling"]
         assert (row["commit"], row["machine"], row["seconds"]) == (own["commit"], own["machine"], seconds)
-        assert set(facts["versions"]) >= {"ddjax", "jax", "jaxlib"} and facts["python"].count(".") == 2
+        assert set(own["versions"]) >= {"ddjax", "jax", "jaxlib", "numpy", "scikit-learn", "pillow"}
+        assert begun["python"].count(".") == 2 and begun["inputs"]["data"].startswith("digits")
 
 
 def test_figures_are_those_of_the_artefacts(whole):
@@ -162,16 +183,18 @@ def test_each_kept_run_is_whole(whole):
         assert set(run.baselines) <= set(read(folder / "baselines.json") if run.baselines else {})
         recipe = artifact.load_artifact(folder).metadata["recipe"]
         assert filed_recipe(folder) == portable(QUICK.shrink(run.settings))
-        assert recipe["data"] == "digits" and recipe["init"] == run.settings.init
-        assert read(folder / "summary.json")["num_test"] == 400
+        assert recipe["data"]["data"] == "digits" and recipe["network"]["init"] == run.settings.network.init
+        summary = read(folder / "summary.json")
+        # The baselines' figures stand in one place.
+        assert summary["num_test"] == 400 and not {"random_real", "all_data"} & set(summary)
 
 
 def test_equal_settings_are_run_once(whole):
     """The runs that the quick budget makes equal have one folder of work among them, and files that are the same."""
     root, _ = whole
-    groups: dict[str, list[str]] = {}
+    groups: dict[Recipe, list[str]] = {}
     for name, run in RUNS.items():
-        groups.setdefault(json.dumps(portable(QUICK.shrink(run.settings))), []).append(name)
+        groups.setdefault(portable(QUICK.shrink(run.settings)), []).append(name)
     made = {path.name for path in (root / "runs").iterdir()}
     assert len(made) == len(groups) < len(RUNS)
     for members in groups.values():
@@ -201,8 +224,29 @@ def test_the_page_has_every_table_run_and_picture(whole):
     for row in rows:
         many = row["networks"] > 1
         spread = f" ± {row['ours_std']:.1f}** ({row['networks']})" if many else "**"
+        spread += f" `{row['departs']}`" if row["departs"] else ""
         cell = f"{row['paper'] or '–'} → **{row['ours_mean']:.1f}{spread}"
         assert any(line.startswith(f"| {row['row']} |") and f"| {cell} |" in line for line in lines), cell
+
+
+def test_the_page_of_the_quick_budget_says_what_it_is_at_its_top(whole, committed):
+    title, _, warning, *_ = (whole[0] / "RESULTS.md").read_text().splitlines()
+    assert title == "# Results of the quick budget, all of them on scikit-learn's digits"
+    assert warning.startswith("**Quick budget: every run here, whatever the tables call it, is a linear network")
+    text = (committed[0] / "RESULTS.md").read_text()
+    assert text.startswith("# Results\n\nBuilt by") and "Quick budget" not in text
+
+
+def test_the_artefact_tells_of_its_pool(whole):
+    told = artifact.load_artifact(whole[0] / "results" / "mnist-usps-random").metadata["pool"]
+    assert told == {
+        "data_source": "digits",
+        "training": {"steps": 20, "batch_size": 32, "lr": 2e-3},
+        "seed": 0,
+        "num_nets": 4,
+        "test_nets": 2,
+        "digest": provenance.digest_of_file(whole[0] / "pools" / "digits.safetensors"),
+    }
 
 
 def test_paths_of_this_machine_are_not_written_down(whole):
@@ -215,14 +259,32 @@ def test_paths_of_this_machine_are_not_written_down(whole):
 # Again
 
 
-def test_a_second_call_repeats_nothing(copy, monkeypatch):
-    monkeypatch.setattr(distilling, "distill", never)
-    monkeypatch.setattr(reproduce, "measure_baseline", never)
-    monkeypatch.setattr(reproduce, "pretrain_for", never)
+def test_a_second_call_repeats_nothing(copy, idle):
     before = tree(copy, leave=("steps.png", "epochs.png"))
     rows = reproduce.reproduce(copy, budget="quick", progress=False)
     assert all(row["status"] == "measured" for row in rows)
     assert tree(copy, leave=("steps.png", "epochs.png")) == before
+
+
+def test_a_named_run_that_is_measured_says_so_and_how_to_repeat_it(copy, idle, capsys):
+    reproduce.reproduce(copy, only=["digits"], budget="quick")
+    commit = read(copy / "results" / "digits" / "provenance.json")["origins"][0]["commit"]
+    told = f"digits: measured already, at commit {commit}; --only digits --again measures it anew\n"
+    assert capsys.readouterr().out == told
+
+
+def test_a_pool_is_announced_before_it_is_trained(tmp_path, monkeypatch, capsys):
+    def told_before(recipe, **options):
+        raise InputError(capsys.readouterr().out)
+
+    monkeypatch.setattr(reproduce, "pretrain_for", told_before)
+    with pytest.raises(InputError) as raised:
+        reproduce.reproduce(tmp_path, only=["usps-mnist-random"], data_dir=str(tmp_path))
+    pool = tmp_path / "pools" / "usps-28x28x1-lenet.safetensors"
+    assert str(raised.value) == (
+        "usps-mnist-random: distilling\n"
+        f"usps-mnist-random: starts from 140 networks trained on usps; those that {pool} lacks are trained now\n"
+    )
 
 
 def test_a_lost_baseline_is_measured_again_alone(copy, monkeypatch):
@@ -230,28 +292,224 @@ def test_a_lost_baseline_is_measured_again_alone(copy, monkeypatch):
     held = read(path)
     lost = held.pop("K-NN on random real")
     path.write_text(json.dumps(held))
-    measured = baselines_noted(monkeypatch)
-    monkeypatch.setattr(distilling, "distill", never)
+    measured, measure = [], Budget.measure
+
+    def note(self, part, *args):
+        measured.append(part)
+        return measure(self, part, *args)
+
+    monkeypatch.setattr(Budget, "measure", note)
+    monkeypatch.setattr(reproduce, "distill", never)
     rows = reproduce.reproduce(copy, only=[SCORED], budget="quick", progress=False)
     assert measured == ["K-NN on random real"]
     found = read(path)
     assert {name: found[name] for name in held} == held
-    assert {k: v for k, v in found["K-NN on random real"].items() if k != "seconds"} == {
-        k: v for k, v in lost.items() if k not in ("seconds", "commit")
-    } | {"commit": found["K-NN on random real"]["commit"]}
-    (row,) = [r for r, e in zip(rows, ROWS, strict=True) if (e.run, e.part) == (SCORED, "K-NN on random real")]
+    assert {**found["K-NN on random real"], "seconds": 0} == {**lost, "seconds": 0}
+    (row,) = [row for row in rows if (row["run"], row["part"]) == (SCORED, "K-NN on random real")]
     assert row["status"] == "measured" and row["ours_mean"] == lost["accuracy_mean"]
 
 
-def test_a_lost_result_comes_from_its_run(copy, monkeypatch):
-    """The folder of the work holds a finished run, which is not run again: the files are written once more."""
-    name = "digits"
+def test_a_lost_result_comes_from_its_run_and_has_the_origin_of_it(copy, idle, monkeypatch):
+    """The folder of the work holds a finished run, which is not run again: it is filed as what it is, whatever runs now."""
+    monkeypatch.setattr(provenance, "commit", lambda: "another commit")
+    monkeypatch.setattr(provenance, "code", lambda: "other code")
+    before, work = (tree(copy / folder, leave=(*PICTURES,)) for folder in ("results/digits", "runs"))
     shutil.rmtree(copy / "results")
-    before = tree(copy / "runs", leave=(*PICTURES, "summary.json"))
-    rows = reproduce.reproduce(copy, only=[name], budget="quick", progress=False)
-    assert {row["run"] for row in rows if row["status"] == "measured"} == {name}
-    assert {row["status"] for row in rows if row["run"] != name} == {"not run yet"}
-    assert tree(copy / "runs", leave=(*PICTURES, "summary.json")) == before
+    rows = reproduce.reproduce(copy, only=["digits"], budget="quick", progress=False)
+    assert {row["run"] for row in rows if row["status"] == "measured"} == {"digits"}
+    assert {row["status"] for row in rows if row["run"] != "digits"} == {"not run yet"}
+    assert tree(copy / "runs", leave=(*PICTURES,)) == work
+    assert tree(copy / "results" / "digits", leave=(*PICTURES,)) == before
+
+
+# Provenance
+
+
+def rows_of(rows, name: str) -> dict[str, dict[str, Any]]:
+    return {row["part"]: row for row in rows if row["run"] == name}
+
+
+def section(root: Path, name: str) -> str:
+    return (root / "RESULTS.md").read_text().split(f"\n### {name}\n")[1].split("\n### ")[0]
+
+
+def test_a_run_that_went_on_elsewhere_says_both_places(tmp_path, paper_of, monkeypatch):
+    paper_of(only=Run("digits", TINY))
+    monkeypatch.setattr(provenance, "commit", lambda: "first")
+    monkeypatch.setattr(provenance, "machine", lambda: "one machine")
+    reproduce.reproduce(tmp_path, progress=False)
+    shutil.rmtree(tmp_path / "results")
+    (tmp_path / "runs" / "only" / "summary.json").unlink()  # as an interruption leaves it
+    monkeypatch.setattr(provenance, "code", lambda: "other code")
+    monkeypatch.setattr(provenance, "commit", lambda: "second")
+    monkeypatch.setattr(provenance, "machine", lambda: "another machine")
+    with pytest.raises(
+        InputError, match=r"begun with something else \(code \w+ there, other code now\).*--accept-changes"
+    ):
+        reproduce.reproduce(tmp_path, only=["only"], progress=False)
+    (row,) = reproduce.reproduce(tmp_path, only=["only"], accept_changes=True, progress=False)
+    assert (row["commit"], row["machine"]) == ("first, then second", "one machine, then another machine")
+    assert "| one machine, then another machine | `first, then second` |" in (tmp_path / "RESULTS.md").read_text()
+    assert re.search(
+        r" at commit `first`; one machine; .*; then at commit `second`; another machine; ", section(tmp_path, "only")
+    )
+
+
+@pytest.fixture
+def quick_budget(monkeypatch):
+    """`quick_budget(pool_nets=6)`: another quick budget from now on."""
+    return lambda **changes: monkeypatch.setitem(BUDGETS, "quick", dataclasses.replace(QUICK, **changes))
+
+
+def test_a_baseline_of_an_earlier_grid_is_marked_and_then_measured_again(copy, quick_budget, monkeypatch):
+    quick_budget(tuning=dataclasses.replace(QUICK.tuning, rates=(0.01, 0.2)))
+    stale = set(BASELINES) - {"full data"}
+    before = rows_of(read(copy / "results" / "paper.json"), SCORED)
+    rows = rows_of(reproduce.reproduce(copy, page_only=True, budget="quick", progress=False), SCORED)
+    assert {part for part, row in rows.items() if row["status"] == "measured with an earlier grid"} == stale
+    assert {part: row["ours_mean"] for part, row in rows.items()} == {p: row["ours_mean"] for p, row in before.items()}
+    text, row = (copy / "RESULTS.md").read_text(), rows["class average"]
+    assert f"→ **{row['ours_mean']:.1f} ± {row['ours_std']:.1f}** (2) ‡ |" in text and "\n‡ marks a baseline" in text
+    assert "| measured with an earlier grid |" in section(copy, SCORED)
+    measured = baselines_noted(monkeypatch)
+    monkeypatch.setattr(reproduce, "distill", never)
+    rows = rows_of(reproduce.reproduce(copy, only=[SCORED], budget="quick", progress=False), SCORED)
+    assert set(measured) == stale and {row["status"] for row in rows.values()} == {"measured"}
+    assert {part for part, row in rows.items() if row["ours_mean"] == 12.5} == stale
+    reproduce.reproduce(copy, only=[SCORED], budget="quick", progress=False)
+    assert len(measured) == len(stale)
+
+
+def test_a_baseline_for_other_distilled_data_is_stale(copy, monkeypatch):
+    path = copy / "results" / SCORED / "baselines.json"
+    held = read(path)
+    held["k-means"]["artifact"] = "another"
+    path.write_text(json.dumps(held))
+    rows = rows_of(reproduce.reproduce(copy, page_only=True, budget="quick", progress=False), SCORED)
+    assert [part for part, row in rows.items() if row["status"] == "measured for other distilled data"] == ["k-means"]
+    measured = baselines_noted(monkeypatch)
+    reproduce.reproduce(copy, only=[SCORED], budget="quick", progress=False)
+    assert measured == ["k-means"]
+
+
+@pytest.mark.parametrize("changes", [{"training": Training(21, 32)}, {"pool_nets": 5}, {"pool_test_nets": 1}])
+def test_what_another_pool_gave_is_not_shown(copy, quick_budget, changes):
+    quick_budget(**changes)
+    rows = reproduce.reproduce(copy, page_only=True, budget="quick", progress=False)
+    pooled = {name for name, run in RUNS.items() if run.settings.network.source}
+    other = "measured with other settings than the recipe has now"
+    assert {row["run"] for row in rows if row["status"] == other} == pooled
+    assert {row["status"] for row in rows if row["run"] not in pooled} == {"measured"}
+
+
+def test_a_larger_pool_than_asked_for_will_do(copy, quick_budget):
+    quick_budget(pool_nets=3)
+    rows = reproduce.reproduce(copy, page_only=True, budget="quick", progress=False)
+    assert rows_of(rows, "mnist-usps-fixed")["distilled"]["status"] == "measured"
+
+
+def test_other_versions_are_told_and_no_reason_to_measure_again(copy, idle):
+    path = copy / "results" / SCORED / "baselines.json"
+    held = read(path)
+    held["k-means"]["versions"]["scikit-learn"] = "0.1"
+    path.write_text(json.dumps(held))
+    rows = reproduce.reproduce(copy, only=[SCORED], budget="quick", progress=False)
+    assert rows_of(rows, SCORED)["k-means"]["status"] == "measured"
+    here = provenance.versions()["scikit-learn"]
+    assert section(copy, SCORED).count(f"measured; scikit-learn was 0.1, and is {here} here |") == 1
+
+
+def test_files_of_before_are_read_and_their_baselines_are_stale(copy):
+    """One flat origin, and baselines of which nobody knows what they were tuned with, nor for what."""
+    folder = copy / "results" / SCORED
+    old = {
+        "commit": "f00",
+        "machine": "a machine",
+        "python": "3.11.7",
+        "versions": {"jax": "0.4"},
+        "seconds_distilling": 3,
+    }
+    (folder / "provenance.json").write_text(json.dumps(old | {"command": "ddjax distill", "seconds_last_call": 4}))
+    own = ("accuracy_mean", "accuracy_std", "num_nets", "chosen", "seconds", "commit", "machine")
+    held = {part: {name: figure[name] for name in own} for part, figure in read(folder / "baselines.json").items()}
+    (folder / "baselines.json").write_text(json.dumps(held))
+    rows = rows_of(reproduce.reproduce(copy, page_only=True, budget="quick", progress=False), SCORED)
+    assert {rows[part]["status"] for part in BASELINES} == {"measured with an earlier grid"}
+    assert {part: row["ours_mean"] for part, row in rows.items()} == {
+        part: read(folder / "summary.json")["distilled"]["accuracy_mean"]
+        if part == "distilled"
+        else held[part]["accuracy_mean"]
+        for part in rows
+    }
+    ours = rows["distilled"]
+    assert (ours["status"], ours["commit"], ours["seconds"]) == ("measured", "f00", 3)
+    assert " at commit `f00`; a machine; Python 3.11.7, jax 0.4; 3 s." in section(copy, SCORED)
+
+
+def test_random_real_images_have_one_figure_wherever_they_are_measured(whole):
+    """`ddjax distill` compares with what the table has."""
+    for name in ("mnist-random", "mnist-fixed"):
+        experiment = set_up(QUICK.shrink(RUNS[name].settings))
+        like = artifact.load_artifact(whole[0] / "results" / name).distilled
+        assert comparison(experiment, like)["random_real"] == Budget().measure("random real", experiment, like)
+
+
+# What is committed
+
+
+def printed_commands(root: Path) -> dict[str, str]:
+    """The command of each run, as the page has it."""
+    return dict(re.findall(r"\n### (\S+)\n\n`(ddjax distill [^`]+)`", (root / "RESULTS.md").read_text()))
+
+
+def test_every_command_of_the_page_gives_the_settings_that_are_filed(committed, whole, monkeypatch):
+    typed: list[Distill] = []
+    monkeypatch.setattr(Distill, "run", lambda self: typed.append(self))
+    for root, names in (
+        (committed[0], {row["run"] for row in committed[1] if row["status"] == "measured"}),
+        (whole[0], set(RUNS)),
+    ):
+        commands = printed_commands(root)
+        assert set(commands) == names
+        for name, line in commands.items():
+            main(shlex.split(line)[1:])
+            assert portable(typed[-1].recipe.recipe) == filed_recipe(root / "results" / name), line
+    assert len(printed_commands(committed[0])) >= 28
+
+
+@pytest.mark.parametrize(
+    "changes", [{"clip": None}, {"remat": True, "learn_labels": True}, {"data": "my data.npz"}, {"lr": 1e-7, "seed": 3}]
+)
+def test_a_command_says_any_change(changes, monkeypatch):
+    typed: list[Distill] = []
+    monkeypatch.setattr(Distill, "run", lambda self: typed.append(self))
+    recipe = get_recipe("mnist-usps-random").replace(**changes)
+    main(shlex.split(command(recipe, "mnist-usps-random"))[1:])
+    assert typed[0].recipe.recipe == recipe
+
+
+def test_committed_summaries_hold_no_second_figure_of_a_baseline(committed):
+    for path in committed[0].glob("results/*/summary.json"):
+        assert not {"random_real", "all_data"} & set(read(path)), path
+
+
+def test_rows_say_where_the_method_departs_from_the_papers(committed):
+    departs = {(row["run"], row["part"]): row["departs"] for row in committed[1]}
+    assert departs["mnist-fixed-1step", "distilled"] == "g c s a h"
+    assert departs["mnist-random", "distilled"] == "r c s a h"
+    assert departs["digits-exact", "distilled"] == "c s a h"
+    assert departs["mnist-poison", "poisoning: attacked, after"] == "c s a h"
+    assert {d for (_, part), d in departs.items() if part in BASELINES or part.endswith("before")} == {""}
+    text = (committed[0] / "RESULTS.md").read_text()
+    assert re.search(r"→ \*\*96\.\d\*\* `g c s a h` \|", text)
+    assert all(f"\n- `{letter}`: " in text for letter in "grcsah")
+    assert "| gates 0.03, clip 1, cosine, average 0.99, best of 60 validations |" in text
+
+
+def test_a_recipe_of_the_papers_own_departs_in_little():
+    recipe = get_recipe("digits").replace(gate_width=0.0, clip=None, ema=0.0, outer_steps=1000, eval_every=300)
+    assert departures(recipe) == {"s": "cosine", "h": "best of 4 validations"}
+    assert departures(recipe.replace(start="real"))["r"] == "from real images"
 
 
 # Gaps
@@ -333,6 +591,8 @@ def test_results_of_other_settings_are_not_shown_for_the_recipes(tmp_path, paper
     (again,) = reproduce.reproduce(tmp_path, only=["only"], progress=False)
     assert again["status"] == "measured"
     assert artifact.load_artifact(tmp_path / "results" / "only").metadata["recipe"]["seed"] == 9
+    (anew,) = reproduce.reproduce(tmp_path, only=["only"], again=True, progress=False)
+    assert anew["status"] == "measured" and anew["seconds"] != again["seconds"]
 
 
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["taken from another run", "made anew"])
@@ -347,7 +607,7 @@ def test_baselines_of_former_settings_are_forgotten(tmp_path, paper_of, monkeypa
     paper_of(knn, a=Run("digits", other, baselines=(knn,)), **others)
     second, *_ = reproduce.reproduce(tmp_path, progress=False)
     assert measured == [knn]
-    assert first["status"] == second["status"] == "measured" and first["ours_mean"] != second["ours_mean"]
+    assert first["status"] == second["status"] == "measured" and first["ours_mean"] != second["ours_mean"] == 12.5
 
 
 # The list
@@ -360,7 +620,7 @@ def test_every_row_has_its_run_and_part():
         assert row.run in RUNS and row.part in known
         assert row.table and row.row and row.column
         assert row.part not in BASELINES or row.part in RUNS[row.run].baselines
-        assert not row.part.startswith("poisoning") or RUNS[row.run].settings.poison
+        assert not row.part.startswith("poisoning") or RUNS[row.run].settings.data.poison
         assert re.fullmatch(r"((about )?\d+(\.\d+)?( ± \d+\.\d+)?†?)?", row.paper), row.paper
     places = [(row.table, row.row, row.column) for row in ROWS]
     assert len(set(places)) == len(places)
@@ -370,22 +630,26 @@ def test_every_row_has_its_run_and_part():
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_run_is_a_recipe_and_its_command_says_it(name):
+def test_every_run_is_a_recipe(name):
     run = RUNS[name]
-    assert run.settings.validate() is not None and run.recipe in RECIPES
-    assert set(run.changes) <= {field.name for field in dataclasses.fields(get_recipe(run.recipe))}
-    program, command, recipe, *flags = run.command.split()
-    assert (program, command, recipe) == ("ddjax", "distill", run.recipe)
-    args = tyro.cli(DistillArgs, args=flags, default=DistillArgs(get_recipe(recipe)))
-    assert args.recipe == run.settings and not args.resume and args.out is None
+    run.settings.validate()
+    assert run.recipe in RECIPES and set(run.changes) <= set(run.settings.settings())
     assert set(run.baselines) <= set(BASELINES) and len(set(run.baselines)) == len(run.baselines)
-    quick = QUICK.shrink(run.settings)
-    assert quick.validate().data == "digits" and (quick.pool == "") == (quick.source == "") == (run.settings.pool == "")
+    quick, network = QUICK.shrink(run.settings), run.settings.network
+    quick.validate()
+    assert quick.data.data == "digits"
+    assert (quick.network.pool is None) == (quick.network.source is None) == (network.pool is None)
 
 
 def test_runs_that_need_an_accelerator_are_marked():
-    convolutional = {name for name, run in RUNS.items() if run.settings.model in ("alexcifar", "alexnet")}
+    convolutional = {name for name, run in RUNS.items() if run.settings.network.model in ("alexcifar", "alexnet")}
     assert {name for name, run in RUNS.items() if run.accelerator} == convolutional != set()
+
+
+def test_an_exact_row_stands_beside_the_gated_one():
+    gated, exact = (row for row in ROWS if row.run.startswith("mnist-fixed-1step") and row.part == "distilled")
+    assert (gated.table, gated.column) == (exact.table, exact.column)
+    assert RUNS[gated.run].settings.replace(gate_width=0.0) == RUNS[exact.run].settings != RUNS[gated.run].settings
 
 
 def test_ablations_differ_in_one_thing_and_share_a_point():

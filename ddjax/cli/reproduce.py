@@ -19,6 +19,10 @@ class Reproduce:
     """Runs to make, of those in RESULTS.md; all if none is named, but those for an accelerator where there is none."""
     again: bool = False
     """Measure the runs that --only names anew, though they are measured already."""
+    accept_changes: bool = False
+    """Go on with runs that are half done though code, versions or inputs have changed; their figures will say so."""
+    page_only: bool = False
+    """Run and measure nothing: build RESULTS.md and results/paper.json from what is filed."""
     budget: Literal["full", "quick"] = "full"
     """full, or quick: all of it on scikit-learn's digits with a small network in a few steps, to see that it works."""
     out: Path | None = None
@@ -32,6 +36,14 @@ class Reproduce:
         from ddjax.paper.reproduce import reproduce
 
         root = self.out or Path("quick" if self.budget == "quick" else ".")
-        rows = reproduce(root, only=self.only, again=self.again, budget=self.budget, data_dir=self.data_dir)
+        rows = reproduce(
+            root,
+            only=self.only,
+            again=self.again,
+            accept_changes=self.accept_changes,
+            page_only=self.page_only,
+            budget=self.budget,
+            data_dir=self.data_dir,
+        )
         measured = sum(row["ours_mean"] is not None for row in rows)
         print(f"{measured} of {len(rows)} rows are measured: {root / 'RESULTS.md'}, {root / 'results' / 'paper.json'}")

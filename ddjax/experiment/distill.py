@@ -27,6 +27,7 @@ from ddjax.recipes import Recipe, get_recipe
 from ddjax.storage import artifact, provenance, tensorfile
 from ddjax.storage.artifact import Artifact
 from ddjax.storage.files import write_json
+from ddjax.storage.pools import Pool
 from ddjax.training import fit
 from ddjax.training.devices import make_layout
 from ddjax.training.loop import RunState, run
@@ -238,6 +239,12 @@ def comparison(experiment: Experiment, best: DistilledData) -> dict[str, Any]:
     return {"random_real": real.summary(), "all_data": full.summary()}
 
 
+def told_of(pool: Pool) -> dict[str, Any]:
+    """What networks were trained on and how, how many there are to distil with and held out, and the digest of their file."""
+    told = {name: pool.metadata.get(name) for name in ("data_source", "training", "seed", "test_nets")}
+    return {**told, "num_nets": len(pool.metadata["accuracy"]) - pool.metadata["test_nets"], "digest": pool.digest}
+
+
 def describe(experiment: Experiment, config: Config) -> dict[str, Any]:
     """What a user of the artefact must know, JSON-serialisable; nothing in it depends on when or where it was made."""
     recipe, dataset, starts = experiment.recipe, experiment.dataset, experiment.starts
@@ -254,9 +261,7 @@ def describe(experiment: Experiment, config: Config) -> dict[str, Any]:
             "num_classes": dataset.num_classes,
             "weights": {name: list(leaf.shape) for name, leaf in tensorfile.named("params", weights).items()},
         },
-        "pool": None
-        if starts.pool is None
-        else {"data_source": starts.pool.metadata["data_source"], "digest": starts.pool.digest},
+        "pool": None if starts.pool is None else told_of(starts.pool),
         "recipe": recipe.to_json(),
         "versions": provenance.versions(),
     }

@@ -7,21 +7,43 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from ddjax.paper.filing import PROVENANCE, command, departures, filed_recipe, origin
-from ddjax.paper.rows import RUNS
+from ddjax.paper.filing import (
+    BASELINES,
+    MEASURED,
+    PROVENANCE,
+    SUMMARY,
+    command,
+    departures,
+    filed_recipe,
+    in_turn,
+    origins,
+    since,
+)
+from ddjax.paper.rows import BASELINES as BASELINE_PARTS, RUNS
 from ddjax.show import plots
+from ddjax.storage.artifact import load_artifact
 from ddjax.storage.files import read_json, write_whole
 
-_HEAD = """# Results
+_TITLE, _QUICK_TITLE = "# Results\n", "# Results of the quick budget, all of them on scikit-learn's digits\n"
+_HEAD = """Built by `ddjax reproduce paper` from the files under `results/`; nothing here is typed by hand.
 
-Built by `ddjax reproduce paper` from the files under `results/`; nothing here is typed by hand. In each cell: the figure of
-arXiv 1811.10959 (marked † where it was recalled rather than read there; – where it has none) → **ours**, in percent of the
-whole test set, mean ± standard deviation over so many networks. The test set is read once, at the end: iterates, learning
-rates, sets of images and neighbours are chosen on 1/12 of the training set, held out. Baselines take the same number of
-gradient-descent steps on as many images; their rate is the best of a grid and the distilled data's own learned rates.
-Letters behind a figure say where its method departs from the paper's: g, surrogate gates in the second derivative; r, images
-that start from real ones; c, a meta-gradient clipped by its norm; s, another schedule of the outer rate (cosine to zero); a,
-the average of the iterates as a candidate; h, the iterate chosen on held-out data. The table of runs has their values.
+In each cell: the figure of arXiv 1811.10959 (marked † where it was recalled rather than read there; – where it has none) →
+**ours**, in percent of the whole test set, mean ± standard deviation over so many networks. The test set is read once, at the
+end: iterates, learning rates, sets of images and neighbours are chosen on 1/12 of the training set, held out. Baselines take
+the same number of gradient-descent steps on as many images; their rate is the best of a grid and the distilled data's own.
+
+Letters behind a figure say where its method departs from the paper's, and the table of runs by how much:
+
+- `g`: surrogate gates in the second derivative;
+- `r`: distilled images start from real ones instead of noise;
+- `c`: the meta-gradient is clipped by its norm;
+- `s`: the outer rate follows a cosine to zero instead of being halved every tenth of the way;
+- `a`: the average of the iterates is a candidate beside the iterate;
+- `h`: the iterate is chosen on held-out data, not the last one taken.
+
+‡ marks a baseline that was measured with an earlier grid, or for other distilled data: `ddjax reproduce paper` measures it
+again.
+
 USPS here is the 16x16 set (7291 / 2007), resized to MNIST's 20x20 in 28x28; the paper's is another version (28x28, 7438 and
 1860).
 
@@ -31,11 +53,10 @@ which is made on a few held-out networks, a baseline's spread is as wide as it i
 Pools of trained networks are smaller than the paper's 2000 (each run says how many): what is distilled for them fits those it
 saw better than others, which is why iterates are chosen on networks of the pool that the distillation never draws.
 """
-
-
 _QUICK = """**Quick budget: every run here, whatever the tables call it, is a linear network on scikit-learn's digits, after two
 outer steps.** It shows that all of it works; its figures say nothing of MNIST, USPS, CIFAR-10, VOC or CUB.
 """
+_POOL_PARTS = (("train", "to distil with"), ("test", "held out"))
 
 
 def _per_class(summary: dict[str, Any]) -> list[str]:
@@ -52,16 +73,13 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
-_POOL_PARTS = (("train", "to distil with"), ("test", "held out"))
-
-
 def write_results(root: Path, rows: list[dict[str, Any]], *, quick: bool = False) -> None:
     """Writes `results/paper.json`, the ablation figures and RESULTS.md into `root`; `quick` says that they are of no use but
     to show that everything works."""
     folder = root / "results"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "paper.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    lines = [_HEAD, *([_QUICK] if quick else [])]
+    lines = [_QUICK_TITLE, _QUICK, _HEAD] if quick else [_TITLE, _HEAD]
     for table, members in groupby(rows, itemgetter("table")):
         lines += [f"## {table}", "", *_matrix(list(members)), ""]
     for name, table in (("steps", "Figure: GD steps (3 epochs)"), ("epochs", "Figure: epochs (10 steps)")):
@@ -71,7 +89,7 @@ def write_results(root: Path, rows: list[dict[str, Any]], *, quick: bool = False
             lines += [f"![accuracy by {name}](results/{name}.png)", ""]
     lines += _open(rows) + _runs(root)
     for name in RUNS:
-        lines += _section(root, name)
+        lines += _section(root, name, [row for row in rows if row["run"] == name])
     write_whole(root / "RESULTS.md", "\n".join(lines))
 
 
@@ -92,6 +110,7 @@ def _cell(row: dict[str, Any]) -> str:
     if row["ours_mean"] is not None:
         many = row["networks"] > 1
         ours = f"**{row['ours_mean']:.1f}" + (f" ± {row['ours_std']:.1f}** ({row['networks']})" if many else "**")
+        ours += " ‡" if row["status"] != MEASURED else ""
         ours += f" `{row['departs']}`" if row["departs"] else ""
     return f"{row['paper'] or '–'} → {ours}"
 
@@ -108,41 +127,65 @@ def _open(rows: list[dict[str, Any]]) -> list[str]:
 def _runs(root: Path) -> list[str]:
     body = []
     for name, run in RUNS.items():
-        recipe, made = filed_recipe(root / "results" / name), origin(root / "results" / name)
+        folder = root / "results" / name
+        recipe, made = filed_recipe(folder), origins(folder)
         if recipe:
             seen = recipe.outer.outer_steps * recipe.outer.batch_size
             share = f"{seen / run.paper_examples:.3f}" if run.paper_examples else ""
-            seconds = f"{read_json(root / 'results' / name / PROVENANCE)['seconds_distilling']:.0f} s"
+            where = in_turn(made, "machine"), f"`{in_turn(made, 'commit')}`"
             departs = ", ".join(departures(recipe).values())
-            body.append(
-                [f"[{name}](#{name})", departs, f"{seen:,}", share, seconds, made["machine"], f"`{made['commit']}`"]
-            )
+            body.append([f"[{name}](#{name})", departs, f"{seen:,}", share, _seconds(folder), *where])
     head = ("run", "departs from the paper by", "real examples seen", "of the authors' budget", "distilling")
     return ["## Runs", "", *_table((*head, "machine", "commit"), body), ""]
 
 
-def _section(root: Path, name: str) -> list[str]:
+def _seconds(folder: Path) -> str:
+    return f"{read_json(folder / PROVENANCE)['seconds_distilling']:.0f} s"
+
+
+def _section(root: Path, name: str, rows: list[dict[str, Any]]) -> list[str]:
     folder = root / "results" / name
-    recipe, made = filed_recipe(folder), origin(folder)
+    recipe, made = filed_recipe(folder), origins(folder)
     if recipe is None:
         return []
-    summary = read_json(folder / "summary.json")
+    summary = read_json(folder / SUMMARY)
     points = ", ".join(f"{value:.2f} after {step}" for step, value in summary["accuracy_by_step"].items())
     pool = "".join(
         f" Networks {what}: {part['num_nets']}, {part['accuracy_mean']:.2f} ± {part['accuracy_std']:.2f} on their own test set."
         for part, what in ((summary.get("pool", {}).get(name), what) for name, what in _POOL_PARTS)
         if part
     )
-    versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
+    training = (load_artifact(folder).metadata.get("pool") or {}).get("training")
+    pool += (
+        " Each trained for {steps} steps of {batch_size}, at peak rate {lr:g}.".format(**training) if training else ""
+    )
     return [
         f"### {name}",
         "",
-        f"`{command(recipe, RUNS[name].recipe)}` at commit `{made['commit']}`; {made['machine']}; Python {made['python']}, "
-        f"{versions}; {read_json(folder / PROVENANCE)['seconds_distilling']:.0f} s.",
+        f"`{command(recipe, RUNS[name].recipe)}` at {'; then at '.join(map(_place, made))}; {_seconds(folder)}.",
         "",
         f"Test accuracy by inner steps taken: {points}. Held-out accuracy of the chosen iterate (outer step "
         f"{summary['best_step']}): {summary['valid_accuracy']:.2f}.{pool}",
         "",
         *_per_class(summary),
+        *_baselines(read_json(folder / BASELINES), rows),
         *(f"![{name}: {picture}](results/{name}/{picture}.png)\n" for picture in ("images", "learning_rates", "curve")),
     ]
+
+
+def _place(made: dict[str, Any]) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
+    place = f"commit `{made['commit'] or 'unknown'}`; {made['machine']}; Python {made['python']}, {versions}"
+    return place + since(made["versions"])
+
+
+def _baselines(held: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """Where each baseline of a run was measured, and with what choice; what makes it another now stands in its status."""
+    body = []
+    for row in rows:
+        if row["part"] in BASELINE_PARTS and row["ours_mean"] is not None:
+            baseline = held[row["part"]]
+            status = row["status"] + since(baseline.get("versions", {}))
+            seconds, commit = f"{row['seconds']:.0f} s", f"`{row['commit'] or 'unknown'}`"
+            body.append([row["part"], baseline["chosen"], status, seconds, row["machine"], commit])
+    return [*_table(("baseline", "chosen", "status", "seconds", "machine", "commit"), body), ""] if body else []

@@ -7,24 +7,32 @@ Under one folder: `pools/` the trained networks, `runs/NAME/` the work of each r
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ddjax.core.distilled import DistilledData, fixed_labels
 from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.prepared import data_root, find_prepared
 from ddjax.errors import InputError
-from ddjax.evaluation import baselines
-from ddjax.evaluation.neighbours import knn
-from ddjax.evaluation.real_sets import kmeans_sets, random_sets
-from ddjax.evaluation.tuning import TUNING, Tuning
-from ddjax.experiment.distill import distill
+from ddjax.experiment.distill import distill, finished
 from ddjax.experiment.folder import Config
-from ddjax.experiment.setup import Experiment, set_up
-from ddjax.paper.filing import BASELINES, NOT_RUN, PROVENANCE, filed_recipe, filled, origin, portable
+from ddjax.experiment.setup import set_up
+from ddjax.paper.budgets import BUDGETS, Budget
+from ddjax.paper.filing import (
+    BASELINES,
+    NOT_RUN,
+    PROVENANCE,
+    SUMMARY,
+    Wanted,
+    filled,
+    in_turn,
+    is_filed,
+    is_wanted,
+    origins,
+    to_measure,
+)
 from ddjax.paper.page import write_results
 from ddjax.paper.rows import ROWS, RUNS, Run
 from ddjax.recipes import Recipe
@@ -32,71 +40,11 @@ from ddjax.show import plots
 from ddjax.storage import artifact, provenance
 from ddjax.storage.files import read_json, write_json
 from ddjax.storage.metrics import read_metrics
-from ddjax.training.fit import full_data
 from ddjax.training.pretrain import Training, pretrain_for
+from ddjax.training.progress import say
 
 _NO_ACCELERATOR = "for an accelerator, and there is none here"
-KEPT = (artifact.FILE_NAME, "summary.json", "metrics.jsonl", "images.png", "curve.png", "learning_rates.png")
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """How much is spent: `shrink` makes a run's recipe the one that is run; the rest are sizes of pools and baselines.
-
-    `pool_nets` and `training` of None leave them to the data set that the networks are trained on.
-    """
-
-    shrink: Callable[[Recipe], Recipe] = lambda recipe: recipe
-    pool_nets: int | None = None
-    pool_test_nets: int = 20
-    training: Training | None = None
-    tuning: Tuning = TUNING
-    full_data_nets: int = 3
-    full_data_steps: int = 2000
-
-
-def _on_digits(recipe: Recipe) -> Recipe:
-    """The same experiment at a size for tests: scikit-learn's digits, a linear network, a few steps.
-
-    What only sets the pace of the outer loop is the same for all, so that many runs become one and are made once.
-    """
-    settings = recipe.settings()
-    return recipe.replace(
-        data="digits",
-        source=settings["source"] and "digits",
-        pool=settings["pool"] and "pools/digits.safetensors",
-        checkpoint=None,
-        pictures=None,
-        model="linear",
-        gate_width=0.0,
-        remat=False,
-        steps=min(settings["steps"], 2),
-        epochs=min(settings["epochs"], 2),
-        per_class=1,
-        inner_lr=0.02,
-        lr=0.02,
-        lr_log_lrs=0.02,
-        clip=1.0,
-        outer_steps=2,
-        eval_every=1,
-        batch_size=32,
-        num_nets=min(settings["num_nets"], 2),
-        valid_nets=2,
-        test_nets=2,
-    )
-
-
-# MNIST's networks as well trained as the paper's (98.6 %); the smaller sets need fewer steps.
-TRAINING = {"mnist": Training(1000), "usps": Training(800), "digits": Training(300)}
-# What one step is distilled for fits the networks it saw; the more there are, the better it does on others.
-POOL_NETS = {"mnist": 400}
-QUICK = Tuning(
-    (0.01, 0.1), rounds=1, trials=2, nets=2, random_sets=2, kmeans_sets=3, candidates=10, nets_per_candidate=1
-)
-BUDGETS = {
-    "full": Budget(),
-    "quick": Budget(_on_digits, 4, 2, Training(20, 32), tuning=QUICK, full_data_nets=2, full_data_steps=20),
-}
+KEPT = (artifact.FILE_NAME, SUMMARY, "metrics.jsonl", "images.png", "curve.png", "learning_rates.png")
 
 
 def reproduce(
@@ -104,6 +52,8 @@ def reproduce(
     *,
     only: Iterable[str] = (),
     again: bool = False,
+    accept_changes: bool = False,
+    page_only: bool = False,
     budget: str = "full",
     data_dir: str | None = None,
     progress: bool = True,
@@ -114,6 +64,8 @@ def reproduce(
       root: folder of everything; what it holds already is kept, and runs with the same settings are not repeated.
       only: names of `paper.rows.RUNS`; all but those for accelerators, where there is none, if none is given.
       again: make the runs that `only` names anew; what is filed of them goes when there is something to file instead.
+      accept_changes: go on with what is half done though code, versions or inputs have changed: see `distill`.
+      page_only: run and measure nothing, and build the page from what is filed.
       budget: "full", or "quick": all of it on scikit-learn's digits, with a small network and a few steps.
       data_dir: folder of prepared data sets.
       progress: whether to show progress on the terminal.
@@ -129,21 +81,19 @@ def reproduce(
     if again and not only:
         raise InputError("--again is for runs that --only names: name them")
     reasons = {name: _why_not_run(run, budget, data_dir) for name, run in RUNS.items()}
-    for name in only or RUNS:
-        run = RUNS[name]
+    for name in () if page_only else only or RUNS:
         if not only and reasons[name] == _NO_ACCELERATOR:
             continue
         try:
-            Work(root, name, run, BUDGETS[budget], again, data_dir, progress).do()
+            Work(root, name, RUNS[name], BUDGETS[budget], again, accept_changes, data_dir, progress).do()
         except InputError as error:
             if only:
                 raise
             reasons[name] = str(error)
-            if progress:
-                print(f"{name}: left out, {error}", flush=True)
+            say(f"{name}: left out, {error}", progress)
         jax.clear_caches()
-    shrink, folder = BUDGETS[budget].shrink, root / "results"
-    rows = [filled(folder / row.run, row, shrink(RUNS[row.run].settings), reasons[row.run]) for row in ROWS]
+    wanted = {name: BUDGETS[budget].wanted(run) for name, run in RUNS.items()}
+    rows = [filled(root / "results" / row.run, row, wanted[row.run], reasons[row.run]) for row in ROWS]
     write_results(root, rows, quick=budget == "quick")
     return rows
 
@@ -157,6 +107,7 @@ class Work:
     run: Run
     budget: Budget
     again: bool
+    accept_changes: bool
     data_dir: str | None
     progress: bool
 
@@ -175,103 +126,74 @@ class Work:
 
     def do(self) -> None:
         """Whatever of pool, distillation and baselines is missing."""
+        wanted = self.budget.wanted(self.run)
         filed = [path.parent for path in sorted(self.kept.parent.glob(f"*/{PROVENANCE}"))]
-        same = [folder for folder in filed if filed_recipe(folder) == portable(self.recipe)]
+        same = [folder for folder in filed if is_filed(folder, wanted)]
         if self.again:
             shutil.rmtree(self.work, ignore_errors=True)
         if same and self.kept not in same and not self.again:  # what the same settings gave under another name
             (self.kept / BASELINES).unlink(missing_ok=True)  # of settings that this run had before
             shutil.copytree(same[0], self.kept, dirs_exist_ok=True)
         elif not same or self.again:
-            self._say("distilling")
-            self._pretrain()
-            self._distill()
+            self._file(wanted)
         else:
-            self._say(
-                f"measured at commit {origin(self.kept)['commit'] or 'unknown'}; --only {self.name} --again repeats it"
-            )
-        missing = [part for part in self.run.baselines if part not in read_json(self.kept / BASELINES)]
+            commit = in_turn(origins(self.kept), "commit")
+            self._say(f"measured already, at commit {commit}; --only {self.name} --again measures it anew")
+        missing = to_measure(self.kept, wanted)
         if missing:
-            self._pretrain()
-            self._baselines(missing)
+            self._pretrain(wanted)
+            self._baselines(missing, wanted)
 
     def _say(self, what: str) -> None:
-        if self.progress:
-            print(f"{self.name}: {what}", flush=True)
+        say(f"{self.name}: {what}", self.progress)
 
-    def _pretrain(self) -> None:
-        recipe, source = self.recipe, self.recipe.network.source
-        if not (recipe.network.pool and source):
+    def _pretrain(self, wanted: Wanted) -> None:
+        if wanted.pool is None:
             return
-        num_nets, test_nets = self.budget.pool_nets or POOL_NETS.get(source, 120), self.budget.pool_test_nets
-        self._say(f"starts from {test_nets} + {num_nets} networks trained on {source}, in {recipe.network.pool}")
-        pretrain_for(
-            recipe,
-            num_nets=num_nets,
-            test_nets=test_nets,
-            training=self.budget.training or TRAINING.get(source, Training()),
-            resume=True,
-            data_dir=self.data_dir,
-            progress=self.progress,
+        recipe, sizes = self.recipe, {name: wanted.pool[name] for name in ("num_nets", "test_nets", "seed")}
+        count, source = sizes["num_nets"] + sizes["test_nets"], recipe.network.source
+        self._say(
+            f"starts from {count} networks trained on {source}; those that {recipe.network.pool} lacks are trained now"
         )
-
-    def _distill(self) -> None:
         options: dict[str, Any] = {"data_dir": self.data_dir, "progress": self.progress}
-        done = distill(self.recipe, self.work, name=self.name, resume=True, compare=False, **options)
+        pretrain_for(recipe, training=Training(**wanted.pool["training"]), resume=True, **sizes, **options)
+
+    def _file(self, wanted: Wanted) -> None:
+        """Files the run, which goes on where it is not finished; one that is finished has the figures of where it was."""
+        done = finished(self.work, self.recipe, compare=False) if is_wanted(self.work, wanted) else None
+        if done is None:
+            self._say("distilling")
+            self._pretrain(wanted)
+            changes: Any = {"resume": True, "accept_changes": self.accept_changes, "compare": False}
+            options: dict[str, Any] = {"data_dir": self.data_dir, "progress": self.progress}
+            done = distill(self.recipe, self.work, name=self.name, **changes, **options)
         metrics = read_metrics(self.work / "metrics.jsonl")
         plots.plot_run(done.artifact, metrics, self.work)
         self.kept.mkdir(parents=True, exist_ok=True)
-        (self.kept / BASELINES).unlink(missing_ok=True)  # measured with the budget of another run
+        for file in (PROVENANCE, BASELINES):  # of what was there before
+            (self.kept / file).unlink(missing_ok=True)
         for file in KEPT:
             shutil.copyfile(self.work / file, self.kept / file)
         facts = {"origins": Config.read(self.work).origins, "seconds_distilling": metrics[-1]["seconds"]}
         write_json(self.kept / PROVENANCE, facts)
 
-    def _baselines(self, missing: list[str]) -> None:
+    def _baselines(self, missing: list[str], wanted: Wanted) -> None:
         experiment = set_up(self.recipe, data_dir=self.data_dir)
         like = artifact.load_artifact(self.kept).distilled
         for part in missing:
             self._say(f"baseline {part}")
             started = time.monotonic()
-            summary = measure_baseline(part, experiment, like, self.budget)
+            summary = self.budget.measure(part, experiment, like)
             figure = {
                 **summary,
                 "seconds": round(time.monotonic() - started, 1),
                 "commit": provenance.commit(),
                 "machine": provenance.machine(),
                 "versions": provenance.versions(),
+                "settings": wanted.baselines[part],
+                "artifact": provenance.digest_of_file(self.kept / artifact.FILE_NAME),
             }
             write_json(self.kept / BASELINES, {**read_json(self.kept / BASELINES), part: figure})
-
-
-def measure_baseline(part: str, experiment: Experiment, like: DistilledData, budget: Budget) -> dict[str, Any]:
-    """The summary of one of `paper.rows.BASELINES`, with the budget of the distilled data `like`."""
-    key, tuning = experiment.stream("baseline"), budget.tuning
-    problem = experiment.problem._replace(targets=fixed_labels)
-    splits = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
-    if part == "full data":
-        options: dict[str, Any] = {"num_nets": budget.full_data_nets, "steps": budget.full_data_steps}
-        return full_data(
-            experiment.stream("all data"),
-            problem,
-            splits[0],
-            splits[2],
-            params_N=experiment.starts.test.params_N,
-            **options,
-        ).summary()
-    if part == "K-NN on random real":
-        return knn(like, random_sets(key, like, splits[0], tuning.random_sets), *splits[1:], tuning=tuning).summary()
-    if part == "K-NN on k-means":
-        return knn(like, kmeans_sets(key, like, splits[0], tuning.kmeans_sets), *splits[1:], tuning=tuning).summary()
-    measure = {
-        "random real": baselines.random_real,
-        "optimised real": baselines.optimised_real,
-        "k-means": baselines.kmeans,
-        "class average": baselines.class_average,
-    }[part]
-    count = 1 if experiment.starts.params is not None else tuning.nets
-    nets: dict[str, Any] = {"params_N": experiment.starts.test.params_N, "num_nets": count}
-    return measure(key, problem, like, *splits, tuning=tuning, **nets).summary()
 
 
 def _why_not_run(run: Run, budget: str, data_dir: str | None) -> str:

@@ -28,7 +28,7 @@ def _between_digits(source: str, target: str, init: Literal["fixed", "random"], 
 def mnist_usps_fixed() -> Recipe:
     """Table 2, MNIST to USPS: one LeNet trained on MNIST; paper 97.9 % (recalled), on another USPS (28x28, 7438 / 1860).
 
-    Reaches 96.4 %, where ordinary training on all of this USPS reaches 96.5 ± 0.3 (RESULTS.md).
+    Reaches 96.4 %, about what ordinary training on all of this USPS does (RESULTS.md).
     """
     return _between_digits("mnist", "usps", "fixed")
 

@@ -93,7 +93,8 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
 
 
 def _from_version_1(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Settings in one flat object, with "" for None; mean and std by themselves, and no other transform."""
+    """Settings in one flat object, with "" for None; mean and std by themselves, and no other transform; of the pool its source
+    alone."""
     found = dict(metadata)
     try:
         if "recipe" in found:
@@ -102,6 +103,8 @@ def _from_version_1(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
             found["transform"] = {"kind": "standardise", "mean": found.pop("mean"), "std": found.pop("std")}
     except (InputError, TypeError, KeyError) as error:
         raise InputError(f"{path} has a damaged 'ddjax' header ({error}): {_AGAIN}") from error
+    if isinstance(found.get("pool"), str):
+        found["pool"] = {"data_source": found["pool"]}
     return found
 
 
