@@ -56,9 +56,8 @@ def run(
     was never interrupted. A finished run goes on where `outer_steps` is more than it had.
 
     Args:
-      key: the run's one key.
+      key: the run's one key; distilled: starting point, when there is nothing to resume.
       distiller: see `core.outer.make_distiller`; its step is jitted here, its state donated.
-      distilled: starting point, when there is nothing to resume.
       dataset: handed to the step; lives on the device.
       validate: scores of a candidate on held-out training data.
       folder: receives `checkpoints/` and `metrics.jsonl`; must exist.
@@ -81,9 +80,7 @@ def run(
             going.advance(*step_fn(key, going.current.state, dataset))
             bar.update()
             if going.step % eval_every == 0 or going.step == outer_steps:
-                if not going.has_validated:
-                    bar.report("validating", "validating for the first time")
-                _report(bar, going.validated(), outer_steps)
+                _report(bar, going.validated(bar), outer_steps)
             stop = noted[:1]  # looked at once: a signal between two looks would be obeyed without having been saved for
             if stop or going.step == outer_steps or time.monotonic() - going.saved_at > CHECKPOINT_SECONDS:
                 going.save()
@@ -115,7 +112,7 @@ class _Run:
         self._every = eval_every
         self._infos = [jax.tree.map(operator.itemgetter(i), self.current.recent) for i in range(self.step % eval_every)]
         self._log = MetricsLog(folder / "metrics.jsonl", self.step)
-        self._validate, self.has_validated = validate, False
+        self._validate, self._has_validated = validate, False
         self.saved_at = time.monotonic()
         self._started = self.saved_at - self._log.seconds
 
@@ -128,9 +125,11 @@ class _Run:
         self._infos.append(info)
         self.step += 1
 
-    def validated(self) -> dict[str, Any]:
+    def validated(self, bar: Bar) -> dict[str, Any]:
         """Scores the iterate and the average of iterates, keeps the better if it beats the best so far, and logs."""
         self._require_finite()
+        if not self._has_validated:
+            bar.report("validating", "validating for the first time")
         state = self.current.state
         candidates = (state.distilled, state.average)
         (accuracy, loss), (average_accuracy, average_loss) = (jax.device_get(self._validate(c)) for c in candidates)
@@ -160,7 +159,7 @@ class _Run:
         self._log.append(row)
         if self.step % self._every == 0:
             self._infos = []
-        self.has_validated = True
+        self._has_validated = True
         return row
 
     def save(self) -> None:
