@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         LeNet as LeNet,
         Model as Model,
         build_model as build_model,
+        check_model as check_model,
         from_linen as from_linen,
         from_nnx as from_nnx,
         load_model as load_model,
@@ -101,7 +102,7 @@ _PUBLIC = """
     experiment.outer: make_optimizer
     experiment.replay: evaluate_artifact
     experiment.setup: make_problem
-    models: MLP AlexCifarNet AlexNet LeNet Model build_model from_linen from_nnx load_model
+    models: MLP AlexCifarNet AlexNet LeNet Model build_model check_model from_linen from_nnx load_model
     recipes: RECIPES Recipe get_recipe
     storage.artifact: Artifact load_artifact save_artifact
     training.devices: make_layout use_all_cores
