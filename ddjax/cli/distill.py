@@ -1,5 +1,6 @@
 """`ddjax distill`."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
 else:
     RecipeByName = tyro.extras.subcommand_type_from_defaults(
         {name: Chosen(make(), name) for name, make in RECIPES.items()},
-        {name: " ".join((make.__doc__ or "").split()) for name, make in RECIPES.items()},
+        {name: inspect.cleandoc(make.__doc__ or "").split("\n\n")[0] for name, make in RECIPES.items()},
         sort_subcommands=False,
     )
 
 
 @dataclass(frozen=True)
 class Distill:
-    """Distil a data set as a recipe says; every setting of the recipe can be changed."""
+    """Distil a data set as a recipe says; every setting can be changed. `ddjax recipes` tells what each recipe reaches."""
 
     recipe: RecipeByName
-    out: Path | None = None
+    out: tyro.conf.DisallowNone[Path | None] = None
     """Folder of the run; by default runs/RECIPE. It must be new, unless --resume continues what it holds."""
     resume: bool = False
     """Continue an interrupted run: the same command again with this flag; or a finished one, to more --outer-steps."""
@@ -53,6 +54,7 @@ class Distill:
         from ddjax.show import plots, tables
         from ddjax.storage.artifact import FILE_NAME
         from ddjax.storage.metrics import read_metrics
+        from ddjax.training.progress import say
 
         out = self.out or Path("runs") / self.recipe.name
         done = distill(
@@ -64,6 +66,7 @@ class Distill:
             compare=not self.no_compare,
             data_dir=self.data_dir,
         )
+        say("drawing pictures")
         pictures = plots.plot_run(done.artifact, read_metrics(out / "metrics.jsonl"), out)
         print("\n" + tables.summary_table(done.summary.to_json()) + "\n")
         for path in (out / FILE_NAME, out / SUMMARY, out / "metrics.jsonl", *pictures):

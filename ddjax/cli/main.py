@@ -1,12 +1,14 @@
 """The command `ddjax`: its subcommands, and how it ends."""
 
 import contextlib
+import difflib
 import importlib.metadata
+import io
+import re
 import sys
-from typing import Annotated, NoReturn
+from typing import NoReturn, get_args
 
 import tyro
-from tyro.conf import subcommand
 
 from ddjax.cli.distill import Distill
 from ddjax.cli.evaluate import Evaluate
@@ -18,15 +20,7 @@ from ddjax.cli.reproduce import Reproduce
 from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
 from ddjax.training import signals
 
-Command = (
-    Annotated[Recipes, subcommand("recipes")]
-    | Annotated[Distill, subcommand("distill")]
-    | Annotated[Pretrain, subcommand("pretrain")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Plot, subcommand("plot")]
-    | Annotated[Prepare, subcommand("prepare")]
-    | Annotated[Reproduce, subcommand("reproduce")]
-)
+Command = Recipes | Distill | Pretrain | Evaluate | Plot | Prepare | Reproduce
 # A setting is a flag of its own name, wherever it stands in a recipe, and may stand anywhere behind the command.
 _CONFIG = (
     tyro.conf.OmitArgPrefixes,
@@ -36,7 +30,9 @@ _CONFIG = (
 )
 _DESCRIPTION = """Dataset distillation in JAX: a data set becomes a handful of synthetic examples plus learning rates.
 
-`ddjax distill digits` needs nothing downloaded."""
+`ddjax distill digits` needs nothing downloaded; `ddjax COMMAND --help` tells more; `ddjax --version` tells the version."""
+# How a command that was interrupted, or that found no room for a file, goes on with what it has done already.
+_GOES_ON = {Distill: "with --resume", Pretrain: "with --resume", Reproduce: "again"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,37 +41,62 @@ def main(argv: list[str] | None = None) -> None:
     if argv == ["--version"]:
         print(f"ddjax {importlib.metadata.version('ddjax')}")
         return
+    advice = ""
     try:
-        command: Command = tyro.cli(
-            Command,
-            prog="ddjax",
-            description=_DESCRIPTION,
-            args=argv or ["--help"],
-            config=_CONFIG,
-        )
+        command = _parse(argv)
+        if how := _GOES_ON.get(type(command)):
+            advice = f": give the same command {how} to go on"
         # Preparing data cleans up behind itself, and so an interrupt must reach it in Python's own way.
-        preparing, last_words = isinstance(command, Prepare), f"ddjax: {_interrupted(argv)}"
-        with contextlib.nullcontext() if preparing else signals.end_at_once(last_words):
+        preparing = isinstance(command, Prepare)
+        with contextlib.nullcontext() if preparing else signals.end_at_once(f"ddjax: interrupted{advice}"):
             command.run()
     except InputError as error:
         _leave(2, str(error))
     except NonFiniteError as error:
         _leave(1, str(error))
     except InterruptedRunError as error:
-        _leave(128 + error.signum, f"{error}: give the same command {_again(argv)} to go on")
+        _leave(128 + error.signum, f"{error}{advice}")
     except KeyboardInterrupt:
-        _leave(130, _interrupted(argv))
+        _leave(130, "interrupted")
     except OSError as error:
-        _leave(1, f"{error}: what was saved before is intact; give the same command {_again(argv)} to go on")
+        _leave(1, f"{error} (what was saved before is intact){advice}")
 
 
-def _interrupted(argv: list[str]) -> str:
-    return f"interrupted: give the same command {_again(argv)} to go on"
+def _parse(argv: list[str]) -> Command:
+    """The command that the words make; help, which is also what no words at all ask for, ends the process.
+
+    Raises:
+      InputError: they make none.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Command,
+                prog="ddjax",
+                description=_DESCRIPTION,
+                args=argv or ["--help"],
+                config=_CONFIG,
+            )
+    except SystemExit as leaving:
+        if leaving.code:
+            known = [word for word in argv[:1] if word in (c.__name__.lower() for c in get_args(Command))]
+            raise InputError(f"{_in_one_line(said.getvalue())} (see `{' '.join(['ddjax', *known])} --help`)") from None
+        sys.exit(0 if argv else 2)
 
 
-def _again(argv: list[str]) -> str:
-    """How a command of this kind goes on."""
-    return "with --resume" if argv[:1] in (["distill"], ["pretrain"]) else "again"
+def _in_one_line(box: str) -> str:
+    """What tyro says of wrong words, which is a box of a title and several parts: what is wrong, hints, where to look."""
+    rows = [row.strip("│╰╯ ") for row in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()[1:]]
+    parts = (" ".join(part.split()) for part in re.split(r"(?m)^[─-]{3,}$", "\n".join(rows)))
+    wrong, hint, *_ = [*filter(None, parts), "", ""]
+    _, unknown, words = wrong.partition("Unrecognized options: ")
+    if not unknown:
+        return wrong.removesuffix(" (required)").removesuffix(".")
+    word, flags, names = words.split(", ")[0], re.findall(r"--[\w-]+", hint), hint.partition("subcommands: ")[2]
+    near = difflib.get_close_matches(word, flags or names.split(", "), n=1)
+    choice = f": did you mean {near[0]}?" if near else f": choose one of {names}" if names else ""
+    return f"there is no {word!r} here{choice}"
 
 
 def _leave(status: int, message: str) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 DataDir = Annotated[
-    str | None,
+    tyro.conf.DisallowNone[str | None],
     tyro.conf.arg(help="Folder of prepared data sets; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets."),
 ]
 RunPath = Annotated[

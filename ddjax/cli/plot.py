@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
+
 from ddjax.cli.places import RunPath
 from ddjax.errors import InputError
 
@@ -12,7 +14,7 @@ class Plot:
     """Draw the distilled images, the learned learning rates and, for a run, the curve of the outer loop."""
 
     path: RunPath
-    out: Path | None = None
+    out: tyro.conf.DisallowNone[Path | None] = None
     """Folder for the pictures; by default where the artefact lies."""
 
     def run(self) -> None:

@@ -28,13 +28,13 @@ class Pretrain:
     """Peak rate of Adam."""
     seed: int = 0
     """Seed of the networks' weights and batches."""
-    source: str | None = None
+    source: tyro.conf.DisallowNone[str | None] = None
     """Data set to train on, if not the recipe's source."""
-    pictures: str | None = None
+    pictures: tyro.conf.DisallowNone[str | None] = None
     """Shape of the pictures, as 28x28x1, if not the recipe's."""
-    model: str | None = None
+    model: tyro.conf.DisallowNone[str | None] = None
     """Network, if not the recipe's."""
-    pool: str | None = None
+    pool: tyro.conf.DisallowNone[str | None] = None
     """File to write, if not the recipe's pool."""
     resume: bool = False
     """Go on with an unfinished pool, or enlarge a finished one."""
@@ -48,7 +48,9 @@ class Pretrain:
         devices.use_all_cores()
         from ddjax.show import tables
         from ddjax.training.pretrain import Training, pretrain_for
+        from ddjax.training.progress import say
 
+        say("loading the data")
         pool = pretrain_for(
             recipe,
             num_nets=self.num_nets,

@@ -25,7 +25,7 @@ class Reproduce:
     """Run and measure nothing: build RESULTS.md and results/paper.json from what is filed."""
     budget: Literal["full", "quick"] = "full"
     """full, or quick: all of it on scikit-learn's digits with a small network in a few steps, to see that it works."""
-    out: Path | None = None
+    out: tyro.conf.DisallowNone[Path | None] = None
     """Folder for pools, runs and results; by default the current one, and `quick` for the quick budget."""
     data_dir: DataDir = None
 

@@ -31,6 +31,7 @@ from ddjax.storage.pools import Pool
 from ddjax.training import fit
 from ddjax.training.devices import make_layout
 from ddjax.training.loop import RunState, run
+from ddjax.training.progress import say
 
 
 @dataclass(frozen=True)
@@ -119,17 +120,20 @@ def distill(
         recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise InputError(f"a recipe is wanted, or the name of one, not {type(recipe).__name__}: see ddjax.get_recipe")
+    say("loading the data", progress)
     experiment = set_up(recipe, dataset=dataset, model=model, data_dir=data_dir)
     recipe = experiment.recipe
     origin = provenance.origin(recipe.outer.outer_steps, inputs(experiment))
     config = Config(name or "custom", recipe.network.model, recipe, (origin,))
     with contextlib.ExitStack() as stack:
         folder = Path(out if out is not None else stack.enter_context(tempfile.TemporaryDirectory()))
-        config = claim_folder(folder, config, resume=resume or out is None, accept_changes=accept_changes)
         done = finished(folder, recipe, compare=compare)
+        config = claim_folder(
+            folder, config, resume=resume or out is None, accept_changes=accept_changes, finished=done is not None
+        )
         if done is None:
             state = carry_out(experiment, folder, progress=progress)
-            done = finish(experiment, state, folder, config, compare=compare)
+            done = finish(experiment, state, folder, config, compare=compare, progress=progress)
         return done if out is not None else done._replace(folder=None)
 
 
@@ -174,12 +178,15 @@ def carry_out(experiment: Experiment, folder: Path, *, progress: bool) -> RunSta
     )
 
 
-def finish(experiment: Experiment, state: RunState, out: Path, config: Config, *, compare: bool) -> Distillation:
+def finish(
+    experiment: Experiment, state: RunState, out: Path, config: Config, *, compare: bool, progress: bool
+) -> Distillation:
     """Measures the best iterate on the test set, and what to `compare` it with, and writes the artefact and `summary.json`."""
     problem, starts, dataset = experiment.problem, experiment.starts, experiment.dataset
     best = state.best._replace(labels=problem.targets(state.best.labels))
     plain = problem._replace(targets=fixed_labels)
     nets = starts.test._asdict()
+    say(f"testing on {len(dataset.y_test)} examples", progress)
     test = evaluate(experiment.stream("test"), plain, best, experiment.outer(experiment.test), **nets)
     chosen: dict[str, Any] = {"best_step": int(state.best_step), "valid_accuracy": 100 * float(state.best_accuracy)}
     steps = int(state.state.step)
@@ -208,7 +215,7 @@ def finish(experiment: Experiment, state: RunState, out: Path, config: Config, *
         distilled=test.summary(),
         accuracy_by_step=dict(zip(map(str, test.steps), test.accuracy.mean(axis=0).tolist(), strict=True)),
         pool=pool_summary(experiment),
-        **(comparison(experiment, best) if compare else {}),
+        **(comparison(experiment, best, progress=progress) if compare else {}),
         poisoning=poisoning,
     )
     write_json(out / SUMMARY, summary.to_json())
@@ -228,13 +235,15 @@ def pool_summary(experiment: Experiment) -> dict[str, Any] | None:
     }
 
 
-def comparison(experiment: Experiment, best: DistilledData) -> dict[str, Any]:
+def comparison(experiment: Experiment, best: DistilledData, *, progress: bool) -> dict[str, Any]:
     """What the same steps on random real images reach, and ordinary training on all the data."""
     plain = experiment.problem._replace(targets=fixed_labels)
     train, valid, test = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
     count = 1 if experiment.starts.params is not None else None
     nets: dict[str, Any] = {"num_nets": count, "params_N": experiment.starts.test.params_N}
+    say("comparing with random real images", progress)
     real = baselines.random_real(experiment.stream("baseline"), plain, best, train, valid, test, **nets)
+    say("comparing with training on all the data", progress)
     full = fit.full_data(experiment.stream("all data"), plain, experiment.outer(train), test)
     return {"random_real": real.summary(), "all_data": full.summary()}
 

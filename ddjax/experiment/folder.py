@@ -39,11 +39,14 @@ class Config:
         return cls(held["name"], held["model"], Recipe.from_json(held["recipe"]), tuple(held["origins"]))
 
 
-def claim_folder(out: Path, wanted: Config, *, resume: bool, accept_changes: bool = False) -> Config:
+def claim_folder(
+    out: Path, wanted: Config, *, resume: bool, accept_changes: bool = False, finished: bool = False
+) -> Config:
     """Makes `out` this run's folder, or makes sure that it already is, before anything is written into it.
 
     A run that is resumed may take more outer steps than it was begun with; whatever else differs in its settings is refused,
-    and so is other code, other versions or other inputs, unless `accept_changes`: `origins` then has both.
+    and so is other code, other versions or other inputs, unless `accept_changes`: `origins` then has both. One
+    that is `finished` will only be read: whatever code reads it, its origins stay, and its inputs are compared.
 
     Returns: what the folder's config.json holds now.
 
@@ -54,7 +57,7 @@ def claim_folder(out: Path, wanted: Config, *, resume: bool, accept_changes: boo
         if (out / CONFIG).is_file():
             if not resume:
                 raise InputError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-            wanted = _continued(_held(out), wanted, out, accept_changes)
+            wanted = _continued(_held(out), wanted, out, accept_changes, finished)
         elif out.exists() and any(out.iterdir()):
             raise InputError(f"{out} is not empty and holds no run: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,7 @@ def _held(out: Path) -> Config:
         raise InputError(f"{out / CONFIG} is damaged, or of an older ddjax: choose another --out") from error
 
 
-def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool) -> Config:
+def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool, finished: bool) -> Config:
     before = {**held.recipe.settings(), "model": held.model}
     now = {**wanted.recipe.settings(), "model": wanted.model}
     if now["outer_steps"] > before["outer_steps"]:
@@ -85,7 +88,7 @@ def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool) ->
     last, here = held.origins[-1], wanted.origins[-1]
     changed = [
         line
-        for part in ("code", "versions", "inputs")
+        for part in (("inputs",) if finished else ("code", "versions", "inputs"))
         for line in _differences(*(_flat(o, part) for o in (last, here)))
     ]
     if changed and not accept_changes:
@@ -93,6 +96,8 @@ def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool) ->
             f"{out} was begun with something else ({'; '.join(changed)}): go back to that, give --accept-changes to go on all "
             "the same, which its figures will say, or choose another --out"
         )
+    if finished:
+        return held
     extended = wanted.recipe != held.recipe
     return dataclasses.replace(wanted, origins=(*held.origins, here) if changed or extended else held.origins)
 
