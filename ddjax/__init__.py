@@ -50,11 +50,8 @@ if TYPE_CHECKING:
         NonFiniteError as NonFiniteError,
     )
     from ddjax.evaluation.measure import Evaluation as Evaluation, evaluate as evaluate
-    from ddjax.experiment.distill import (
-        Distillation as Distillation,
-        Summary as Summary,
-        distill as distill,
-    )
+    from ddjax.experiment.distill import distill as distill
+    from ddjax.experiment.outcome import Distillation as Distillation, Summary as Summary
     from ddjax.experiment.outer import make_optimizer as make_optimizer
     from ddjax.experiment.replay import evaluate_artifact as evaluate_artifact
     from ddjax.experiment.setup import make_problem as make_problem
@@ -98,7 +95,8 @@ _PUBLIC = """
     data: DATASETS Dataset MissingDataError Split Standardise hold_out load_dataset make_draw_batch prepare
     errors: InputError InterruptedRunError NonFiniteError
     evaluation.measure: Evaluation evaluate
-    experiment.distill: Distillation Summary distill
+    experiment.distill: distill
+    experiment.outcome: Distillation Summary
     experiment.outer: make_optimizer
     experiment.replay: evaluate_artifact
     experiment.setup: make_problem

@@ -29,7 +29,7 @@ from ddjax.evaluation import baselines, real_sets
 from ddjax.evaluation.measure import Evaluation, Scores, evaluate
 from ddjax.evaluation.neighbours import knn
 from ddjax.evaluation.tuning import Tuning
-from ddjax.experiment.distill import comparison
+from ddjax.experiment.outcome import comparison
 from ddjax.experiment.outer import first_iterate
 from ddjax.experiment.setup import set_up
 from ddjax.paper import reproduce

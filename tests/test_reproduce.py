@@ -17,7 +17,7 @@ from ddjax import evaluate_artifact
 from ddjax.cli.distill import Distill
 from ddjax.cli.main import main
 from ddjax.errors import InputError
-from ddjax.experiment.distill import comparison
+from ddjax.experiment.outcome import comparison
 from ddjax.experiment.setup import set_up
 from ddjax.paper import page as results, reproduce, rows as paper
 from ddjax.paper.budgets import BUDGETS, Budget

@@ -495,7 +495,7 @@ def endless(*args, **kwargs):
     jax.block_until_ready(jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 7, lambda x: (x + 1) % 5, x))(0))
 """
 WHILE_COMPILING = ENDLESS + "import jax.stages; jax.stages.Lowered.compile = endless"
-WHILE_MEASURING = ENDLESS + "import ddjax.experiment.distill as distilling; distilling.evaluate = endless"
+WHILE_MEASURING = ENDLESS + "import ddjax.experiment.outcome as outcome; outcome.evaluate = endless"
 CHECKPOINT_ALWAYS = "import ddjax.training.loop; ddjax.training.loop.CHECKPOINT_SECONDS = 0"
 
 

@@ -16,8 +16,9 @@ import jax
 from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.prepared import data_root, find_prepared
 from ddjax.errors import InputError
-from ddjax.experiment.distill import distill, finished
+from ddjax.experiment.distill import distill
 from ddjax.experiment.folder import Config
+from ddjax.experiment.outcome import finished
 from ddjax.experiment.setup import set_up
 from ddjax.paper.budgets import BUDGETS, Budget
 from ddjax.paper.filing import (
