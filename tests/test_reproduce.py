@@ -24,7 +24,9 @@ from ddjax.paper.budgets import BUDGETS, Budget
 from ddjax.paper.filing import command, departures, filed_recipe, portable
 from ddjax.paper.rows import BASELINES, ROWS, RUNS, Run
 from ddjax.recipes import RECIPES, Recipe, get_recipe
+from ddjax.show import plots
 from ddjax.storage import artifact, provenance
+from ddjax.training import devices, fit
 from ddjax.training.pretrain import Training
 
 QUICK = BUDGETS["quick"]
@@ -36,11 +38,33 @@ SCORED = "mnist-random"  # a run with every baseline
 
 @pytest.fixture(autouse=True, scope="module")
 def haste(tmp_path_factory):
-    """The runs differ in little, and none of them takes long enough to be worth the compiler's pains; rank promotion and
-    types are as users have them."""
+    """The runs differ in little, and none of them takes long enough to be worth the compiler's pains, nor the memory that
+    forgetting compiled programs saves; the first pictures stand for all. Rank promotion and types are as users have them."""
+    drawn: dict[str, bytes] = {}
+    plot_run, plot_ablation = plots.plot_run, plots.plot_ablation
+
+    def run_once(held, metrics, folder):
+        if not PICTURES & set(drawn):
+            drawn.update({path.name: path.read_bytes() for path in plot_run(held, metrics, folder)})
+        for name in PICTURES:
+            (folder / name).write_bytes(drawn[name])
+
+    def ablation_once(points, path):
+        if path.name not in drawn:
+            plot_ablation(points, path)
+            drawn[path.name] = path.read_bytes()
+        path.write_bytes(drawn[path.name])
+
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        with compiled_once(tmp_path_factory.mktemp("compiled")), jax.numpy_rank_promotion("allow"):
+        with (
+            compiled_once(tmp_path_factory.mktemp("compiled")),
+            jax.numpy_rank_promotion("allow"),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(jax, "clear_caches", lambda: None)
+            patch.setattr(plots, "plot_run", run_once)
+            patch.setattr(plots, "plot_ablation", ablation_once)
             yield
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
@@ -240,7 +264,7 @@ def test_the_page_of_the_quick_budget_says_what_it_is_at_its_top(whole, committe
 def test_the_artefact_tells_of_its_pool(whole):
     told = artifact.load_artifact(whole[0] / "results" / "mnist-usps-random").metadata["pool"]
     assert told == {
-        "data_source": "digits",
+        "data_source": "digits:1.0.0",
         "training": {"steps": 20, "batch_size": 32, "lr": 2e-3},
         "seed": 0,
         "num_nets": 4,
@@ -271,6 +295,17 @@ def test_a_named_run_that_is_measured_says_so_and_how_to_repeat_it(copy, idle, c
     commit = read(copy / "results" / "digits" / "provenance.json")["origins"][0]["commit"]
     told = f"digits: measured already, at commit {commit}; --only digits --again measures it anew\n"
     assert capsys.readouterr().out == told
+
+
+def test_flags_reach_what_they_are_for(monkeypatch, tmp_path, capsys):
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(devices, "use_all_cores", lambda: None)  # this process has its devices already
+    monkeypatch.setattr(reproduce, "reproduce", lambda root, **options: asked.append({"root": root, **options}) or [])
+    main(
+        ["reproduce", "paper", "--page-only", "--accept-changes", "--again", "--only", "digits", "--out", str(tmp_path)]
+    )
+    told = {"root": tmp_path, "only": ("digits",), "again": True, "accept_changes": True, "page_only": True}
+    assert asked == [told | {"budget": "full", "data_dir": None}]
 
 
 def test_a_pool_is_announced_before_it_is_trained(tmp_path, monkeypatch, capsys):
@@ -446,9 +481,10 @@ def test_files_of_before_are_read_and_their_baselines_are_stale(copy):
     assert " at commit `f00`; a machine; Python 3.11.7, jax 0.4; 3 s." in section(copy, SCORED)
 
 
-def test_random_real_images_have_one_figure_wherever_they_are_measured(whole):
+def test_random_real_images_have_one_figure_wherever_they_are_measured(whole, monkeypatch):
     """`ddjax distill` compares with what the table has."""
-    for name in ("mnist-random", "mnist-fixed"):
+    monkeypatch.setattr(fit, "full_data", lambda *args, **options: fit.Scores(np.zeros(1), "left out"))
+    for name in ("mnist-random-s1-e3", "digits"):
         experiment = set_up(QUICK.shrink(RUNS[name].settings))
         like = artifact.load_artifact(whole[0] / "results" / name).distilled
         assert comparison(experiment, like)["random_real"] == Budget().measure("random real", experiment, like)
@@ -515,7 +551,7 @@ def test_a_recipe_of_the_papers_own_departs_in_little():
 # Gaps
 
 
-TINY = {"outer_steps": 2, "eval_every": 1, "batch_size": 16, "model": "linear"}
+TINY = {"outer_steps": 2, "eval_every": 1, "batch_size": 16, "model": "linear", "gate_width": 0.0}
 
 
 @pytest.fixture

@@ -153,19 +153,19 @@ def filled(folder: Path, row: Row, wanted: Wanted, reason: str) -> dict[str, Any
 
 def _figure(part: str, folder: Path, wanted: Wanted) -> dict[str, Any] | None:
     """Mean, standard deviation and count of networks of one figure, with its own provenance; None where it is missing."""
-    if part in wanted.baselines:
+    summary = read_json(folder / SUMMARY)
+    if part in _SCORES:
+        what, figures, count = _SCORES[part], summary["distilled"], summary["distilled"]["num_nets"]
+    elif part.startswith("poisoning: "):
+        what, when = part.removeprefix("poisoning: ").split(", ")
+        figures, count = summary["poisoning"][when], summary["poisoning"]["num_nets"]
+    else:
         baseline = read_json(folder / BASELINES).get(part)
         if baseline is None:
             return None
         found = {"mean": baseline["accuracy_mean"], "std": baseline["accuracy_std"], "networks": baseline["num_nets"]}
         made = {name: baseline[name] for name in ("commit", "machine", "seconds")}
         return found | made | {"status": _status(baseline, part, folder, wanted)}
-    summary = read_json(folder / SUMMARY)
-    if part.startswith("poisoning: "):
-        what, when = part.removeprefix("poisoning: ").split(", ")
-        figures, count = summary["poisoning"][when], summary["poisoning"]["num_nets"]
-    else:
-        what, figures, count = _SCORES[part], summary["distilled"], summary["distilled"]["num_nets"]
     return {
         "mean": figures[f"{what}_mean"],
         "std": figures[f"{what}_std"] if count > 1 else 0.0,  # older files of one network lack it
