@@ -24,7 +24,7 @@ from ddjax.data import DATASETS
 from ddjax.errors import InputError
 from ddjax.evaluation import baselines
 from ddjax.evaluation.tuning import Tuning
-from ddjax.experiment import distill as distilling, setup as experiment
+from ddjax.experiment import distill as distilling, outcome, setup as experiment
 from ddjax.models import load_model
 from ddjax.recipes import RECIPES, Recipe, get_recipe
 from ddjax.show import tables
@@ -825,7 +825,7 @@ def half_done(ddjax, monkeypatch):
 
     def begin(*argv):
         with monkeypatch.context() as patch:
-            patch.setattr(distilling, "evaluate", enough)
+            patch.setattr(outcome, "evaluate", enough)
             with pytest.raises(EnoughError):
                 ddjax(*(argv or SHORT))
         return ddjax
@@ -878,8 +878,8 @@ def test_a_run_goes_on_under_the_code_that_it_began_with(half_done, monkeypatch)
     held, began = tree(Path("out")), origins()
     with monkeypatch.context() as patch:
         patch.setattr(provenance, "code", lambda: "another")
-        for name in ("run", "evaluate"):
-            patch.setattr(distilling, name, enough)
+        for module, name in ((distilling, "run"), (outcome, "evaluate")):
+            patch.setattr(module, name, enough)
         read = ddjax(*SHORT, "--resume", "--accept-changes")
     assert read.status == 0 and read.out.endswith(result.out[result.out.index("own, recipe digits: accuracy") :])
     assert origins() == began and len(began) == 1
