@@ -32,7 +32,7 @@ from ddjax.evaluation.tuning import Tuning
 from ddjax.experiment.outcome import comparison
 from ddjax.experiment.outer import first_iterate
 from ddjax.experiment.setup import set_up
-from ddjax.paper import reproduce
+from ddjax.paper.budgets import Budget
 from ddjax.paper.rows import BASELINES
 from ddjax.recipes import Inner, Network, Recipe
 from ddjax.training.fit import fit, full_data
@@ -383,13 +383,13 @@ def setting():
     return made, first_iterate(made)
 
 
-SMALL = reproduce.Budget(tuning=TUNING, full_data_nets=2)
+SMALL = Budget(tuning=TUNING, full_data={"num_nets": 2, "steps": 2000})
 
 
 @pytest.mark.parametrize("part", BASELINES)
 def test_every_row_of_the_table_learns_from_training_data_and_is_scored_on_test_data(part, setting):
     """What fits the training data is wrong on these test data, and what fits the test data is right on them."""
-    found = reproduce.measure_baseline(part, *setting, SMALL)
+    found = SMALL.measure(part, *setting)
     assert found["accuracy_mean"] < 10
     nets = {"random real": 5, "optimised real": 2, "k-means": 3, "class average": 1, "full data": 2}
     assert found["num_nets"] == {**nets, "K-NN on random real": 5, "K-NN on k-means": 3}[part]
@@ -397,7 +397,7 @@ def test_every_row_of_the_table_learns_from_training_data_and_is_scored_on_test_
 
 def test_a_run_compares_itself_with_the_figure_of_the_table(setting):
     found = comparison(*setting)
-    assert found["random_real"] == reproduce.measure_baseline("random real", *setting, reproduce.Budget())
+    assert found["random_real"] == Budget().measure("random real", *setting)
     assert found["random_real"]["accuracy_mean"] < 10 and found["all_data"]["accuracy_mean"] < 10
 
 

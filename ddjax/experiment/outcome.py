@@ -140,7 +140,7 @@ def pool_summary(experiment: Experiment) -> dict[str, Any] | None:
     }
 
 
-def comparison(experiment: Experiment, best: DistilledData, *, progress: bool) -> dict[str, Any]:
+def comparison(experiment: Experiment, best: DistilledData, *, progress: bool = False) -> dict[str, Any]:
     """What the same steps on random real images reach, and ordinary training on all the data."""
     plain = experiment.problem._replace(targets=fixed_labels)
     train, valid, test = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
