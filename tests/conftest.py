@@ -25,6 +25,14 @@ def traces_counted_afresh():
     chex.clear_trace_counter()
 
 
+@pytest.fixture(scope="module")
+def in_haste():
+    """Programs compiled with few optimisations, in a third of the time: for tests of which none runs long."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64():
     """Double precision, for comparisons far below the rounding of float32; compiled in haste, as none of it runs long."""

@@ -471,6 +471,19 @@ def test_training_is_adam_with_cosine_decay_to_zero():
     np.testing.assert_allclose(found, theta, rtol=1e-4, atol=1e-5)
 
 
+def test_each_step_of_ordinary_training_draws_its_own_batch():
+    """From a key of its own: five keys for five steps, noted as they are drawn from."""
+    seen = []
+
+    def drawn(key, split):
+        jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
+        return jnp.ones((4, D)), jnp.ones((4, K)) / K
+
+    jax.block_until_ready(fit(KEY, make_problem().inner_loss, jnp.ones((D, K)), None, drawn, steps=5, lr=0.1))
+    jax.effects_barrier()
+    assert len(set(seen)) == len(seen) == 5
+
+
 def test_full_data_starts_from_the_given_networks_in_turn():
     train, test, start = make_split(200), make_split(100, seed=1), pool(2)
     barely = {"steps": 1, "lr": 1e-9, "num_nets": 3}

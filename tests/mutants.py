@@ -1,0 +1,407 @@
+"""Mutation testing: defects put into the library one at a time, by hand, to see that tests notice.
+
+    python tests/mutants.py [--only WORD] [--again]
+
+copies the repository, changes one text in one file of the copy, runs the tests that should fail, and says which changes no
+test noticed; results are kept in mutants.json in the current folder, and what stands there is not run again without --again.
+Mutants whose `named` is set must not survive, whatever the share of the others.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 900.0  # seconds for the tests of one mutant
+BAR = 0.9
+
+
+class Mutant(NamedTuple):
+    """What is broken, in which file, by which change of a text that occurs there once, and the tests that are to notice."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    named: bool = False  # one that has once passed the tests, or that would spoil every figure
+
+
+W = "tests/test_wiring.py"
+WATCHED = f"{W}::test_each_split_is_read_for_what_it_is_for"
+STREAMS = f"{W}::test_each_draw_has_a_stream_of_its_own"
+SIZES = f"{W}::test_a_step_has_the_networks_the_batch_and_the_memory_that_are_asked_for"
+SUMMARY = f"{W}::test_the_summary_is_what_numpy_finds_from_the_artefact"
+METRICS = f"{W}::test_the_metrics_are_what_numpy_finds_from_the_states"
+AVERAGE = f"{W}::test_the_average_decays_as_the_recipe_says"
+FILE = f"{W}::test_the_file_alone_gives_the_figures_again"
+KEPT = f"{W}::test_the_candidate_that_does_better_is_kept"
+OPTIMISER = f"{W}::test_the_optimiser_is_adam_as_written_down"
+ADAM = f"{W}::test_adam_inside_is_adam_with_a_root_that_stays_away_from_zero"
+SETTING = f"{W}::test_every_setting_changes_what_a_run_computes_or_reports"
+APART = (
+    "tests/test_experiment.py::test_random_pretrained_keeps_apart_what_it_draws_what_it_chooses_by_and_what_it_reports"
+)
+EXPERIMENT, INNER, OUTER = "tests/test_experiment.py", "tests/test_inner.py", "tests/test_outer.py"
+EVALUATE, BASELINES, POISON = "tests/test_evaluate.py", "tests/test_baselines.py", "tests/test_poisoning.py"
+
+
+def of_setting(name: str) -> tuple[str, ...]:
+    return (f"{SETTING}[{name}]",)
+
+
+# A table: ruff would give every entry eight lines.
+# fmt: off
+MUTANTS = (
+    # Which split is read for what
+    Mutant("the iterate is chosen on the test set", "experiment/outer.py", "experiment.outer(experiment.valid)",
+           "experiment.outer(experiment.test)", (WATCHED,), named=True),
+    Mutant("the full-data baseline is trained on the test set", "experiment/outcome.py",
+           "plain, experiment.outer(train), test)", "plain, test, test)", (WATCHED,), named=True),
+    Mutant("the full-data baseline is trained on the test set, further down", "training/fit.py",
+           "params = fit(key, problem.inner_loss, params, train, draw_batch",
+           "params = fit(key, problem.inner_loss, params, test, draw_batch", (WATCHED,), named=True),
+    Mutant("the full-data baseline is scored on what it was trained on", "training/fit.py",
+           "return score(problem.apply, params, test)[0]", "return score(problem.apply, params, train)[0]",
+           (WATCHED,), named=True),
+    Mutant("random real images come from held-out ones", "experiment/outcome.py",
+           "plain, best, train, valid, test, **nets)", "plain, best, valid, valid, test, **nets)", (WATCHED,)),
+    Mutant("the rate of random real images is chosen on the test set", "experiment/outcome.py",
+           "plain, best, train, valid, test, **nets)", "plain, best, train, test, test, **nets)",
+           (WATCHED,), named=True),
+    Mutant("the report is of the held-out examples", "experiment/outcome.py",
+           "plain, best, experiment.outer(experiment.test), **nets)",
+           "plain, best, experiment.outer(experiment.valid), **nets)", (WATCHED,)),
+    Mutant("outer steps draw held-out examples", "experiment/setup.py",
+           "return self.outer(self.train), self.starts.draw", "return self.outer(self.valid), self.starts.draw",
+           (WATCHED,), named=True),
+    # Which key draws what
+    Mutant("validation networks are drawn from the test stream", "experiment/starts.py",
+           'fresh_networks(model, stream(key, "valid")', 'fresh_networks(model, stream(key, "test")',
+           (STREAMS,), named=True),
+    Mutant("all streams are one", "experiment/streams.py", "2**31 + i for", "2**31 + 0 * i for", (STREAMS,)),
+    Mutant("streams collide with steps", "experiment/streams.py", "2**31 + i for", "1 + i for", (STREAMS,)),
+    Mutant("the report draws from the stream of validation", "experiment/outcome.py",
+           'test = evaluate(experiment.stream("test")', 'test = evaluate(experiment.stream("valid")', (STREAMS,)),
+    Mutant("the fixed network is drawn from the stream of images", "experiment/starts.py",
+           'model.init(stream(key, "weights"))', 'model.init(stream(key, "images"))', (STREAMS,)),
+    Mutant("the seed is ignored", "experiment/setup.py", "key = jax.random.key(recipe.seed)", "key = jax.random.key(0)",
+           of_setting("seed"), named=True),
+    # Settings on their way to the optimiser
+    Mutant("clip is ignored", "experiment/outer.py", "optax.identity() if settings.clip is None",
+           "optax.identity() if True", (OPTIMISER,), named=True),
+    Mutant("b1 is ignored", "experiment/outer.py", "b1=settings.b1", "b1=0.5", (OPTIMISER,), named=True),
+    Mutant("b2 is ignored", "experiment/outer.py", "b2=settings.b2", "b2=0.999", (OPTIMISER,), named=True),
+    Mutant("rates of images are those of log rates", "experiment/outer.py", '"images": adam(settings.lr)',
+           '"images": adam(settings.lr_log_lrs)', (OPTIMISER,), named=True),
+    Mutant("rates of log rates are those of images", "experiment/outer.py", '"log_lrs": adam(settings.lr_log_lrs)',
+           '"log_lrs": adam(settings.lr)', (OPTIMISER,), named=True),
+    Mutant("no cosine in the outer loop", "experiment/outer.py",
+           "optax.cosine_decay_schedule(lr, settings.outer_steps)", "optax.constant_schedule(lr)",
+           (OPTIMISER,), named=True),
+    Mutant("labels move at the rate of log rates", "experiment/outer.py", 'labels="images"', 'labels="log_lrs"',
+           (OPTIMISER,)),
+    # Settings on their way to the outer step
+    Mutant("the decay of the average is ignored", "experiment/outer.py", "ema_decay=settings.ema", "ema_decay=0.99",
+           (AVERAGE,), named=True),
+    Mutant("one network a step", "experiment/outer.py", "num_nets=settings.num_nets", "num_nets=1",
+           (SIZES,), named=True),
+    Mutant("the batch size is ignored", "experiment/outer.py", "make_draw_batch(settings.batch_size,",
+           "make_draw_batch(64,", (SIZES,), named=True),
+    Mutant("the precision is ignored", "experiment/outer.py", "jax.default_matmul_precision(settings.precision)",
+           'jax.default_matmul_precision("float32")', of_setting("precision"), named=True),
+    Mutant("remat is ignored", "experiment/distill.py", "remat=recipe.inner.remat", "remat=False",
+           (SIZES,), named=True),
+    Mutant("remat is lost in the layout", "core/meta.py", "remat=layout.remat", "remat=False", of_setting("remat")),
+    # Settings on their way to where a run starts
+    Mutant("start is ignored", "experiment/outer.py", 'if settings.start == "real":', "if False:",
+           of_setting("start"), named=True),
+    Mutant("per_class is ignored", "experiment/outer.py", "per_class=settings.per_class", "per_class=1",
+           of_setting("per_class"), named=True),
+    Mutant("steps are ignored", "experiment/outer.py", "steps=settings.steps", "steps=1", of_setting("steps")),
+    Mutant("epochs are ignored", "experiment/outer.py", "epochs=settings.epochs", "epochs=1", of_setting("epochs")),
+    Mutant("inner_lr is ignored", "experiment/outer.py", "learning_rate=settings.inner_lr", "learning_rate=0.02",
+           of_setting("inner_lr")),
+    Mutant("learned labels start as one-hot logits", "experiment/outer.py",
+           "sharpness=4.0 if settings.learn_labels else 1.0", "sharpness=1.0",
+           (f"{W}::test_learned_labels_start_sharp",)),
+    Mutant("rates start at their own logarithm's argument", "core/distilled.py", "jnp.log(learning_rate)",
+           "jnp.asarray(learning_rate)", (f"{W}::test_precision_rounds_the_factors_of_products_and_nothing_else",)),
+    # Settings on their way to the network and the problem
+    Mutant("the gate width never reaches the network", "experiment/setup.py", "gate_width=network.gate_width",
+           "gate_width=0.0", of_setting("gate_width"), named=True),
+    Mutant("the gate width never reaches the module", "models/__init__.py", '{"gate_width": gate_width, **options}',
+           '{"gate_width": 0.0, **options}', of_setting("gate_width"), named=True),
+    Mutant("weights are always xavier", "experiment/setup.py", "weights=network.weights", 'weights="xavier"',
+           of_setting("weights"), named=True),
+    Mutant("momentum is 0.5", "experiment/setup.py", "optax.trace(0.9)", "optax.trace(0.5)", (SUMMARY,), named=True),
+    Mutant("Adam has nothing under its root", "experiment/setup.py", "optax.scale_by_adam(eps_root=1e-8)",
+           "optax.scale_by_adam()", (ADAM,), named=True),
+    Mutant("the direction is ignored", "experiment/setup.py", "direction=DIRECTIONS[direction]()", "direction=None",
+           of_setting("direction")),
+    Mutant("labels are never learned", "experiment/setup.py",
+           "targets=learned_labels if learn_labels else fixed_labels", "targets=fixed_labels",
+           of_setting("learn_labels"), named=True),
+    Mutant("pictures keep their shape", "experiment/setup.py", "pictures=recipe.data.pictures", "pictures=None",
+           of_setting("pictures"), named=True),
+    Mutant("nothing is poisoned", "experiment/setup.py", "taken_for[from_class] = to_class",
+           "taken_for[from_class] = from_class", of_setting("poison"), named=True),
+    Mutant("the poison is the other way round", "experiment/setup.py", "taken_for[from_class] = to_class",
+           "taken_for[to_class] = from_class", (f"{POISON}::test_the_summary_is_what_numpy_finds_from_the_files",)),
+    Mutant("outer steps take true labels", "experiment/setup.py", "return self.outer(self.train), self.starts.draw",
+           "return self.train, self.starts.draw", (f"{POISON}::test_labels_are_modified_outside_and_true_inside",)),
+    # Initial weights
+    Mutant("valid_nets is ignored", "experiment/starts.py", "jax.random.split(key, valid_nets)",
+           "jax.random.split(key, 8)", of_setting("valid_nets"), named=True),
+    Mutant("test_nets is ignored", "experiment/starts.py", "valid, Nets(test_nets))", "valid, Nets(200))",
+           (f"{W}::test_networks_are_as_many_as_asked",), named=True),
+    Mutant("networks that choose the iterate are drawn too", "experiment/starts.py",
+           "pool_init(part(slice(valid_nets, None)))", "pool_init(part(slice(0, None)))", (APART,)),
+    Mutant("the report is of networks that were distilled for", "experiment/starts.py", "Nets(held_out, pool.test)",
+           "Nets(held_out, pool.train)", (APART,), named=True),
+    Mutant("the one network of a pool is always its first", "experiment/starts.py", "leaf[recipe.seed % count]",
+           "leaf[0 % count]", (f"{EXPERIMENT}::test_fixed_pretrained_is_one_network_to_distil_with",)),
+    Mutant("the last network of a pool is never drawn", "core/inits.py", "jax.random.randint(key, (), 0, size)",
+           "jax.random.randint(key, (), 0, size - 1)", (APART,)),
+    # What a run keeps and tells
+    Mutant("the average wins and the iterate is kept", "training/loop.py", "candidates[winner]", "candidates[0]",
+           (KEPT,), named=True),
+    Mutant("the iterate wins and the average is kept", "training/loop.py", "candidates[winner]", "candidates[1]",
+           (KEPT,), named=True),
+    Mutant("the last candidate is kept, however it does", "training/loop.py", "if best > self.current.best_accuracy:",
+           "if True:", (KEPT,), named=True),
+    Mutant("of equals the later is kept", "training/loop.py", "if best > self.current.best_accuracy:",
+           "if best >= self.current.best_accuracy:", (KEPT,)),
+    Mutant("only the iterate is a candidate", "training/loop.py", "best = max(accuracy, average_accuracy)",
+           "best = accuracy", (KEPT,)),
+    Mutant("eval_every is ignored", "training/loop.py", "if going.step % eval_every == 0 or", "if",
+           (METRICS,), named=True),
+    Mutant("eval_every does not reach the loop", "experiment/distill.py", "eval_every=recipe.report.eval_every",
+           "eval_every=3 if recipe.report.eval_every == 3 else 1000", of_setting("eval_every"), named=True),
+    Mutant("the logged loss is the last step's", "training/loop.py", "float(np.mean([i.loss for i in infos]))",
+           "float(infos[-1].loss)", (METRICS,)),
+    Mutant("a metric mislabelled: accuracy and loss", "training/loop.py", '"valid_loss": float(loss)',
+           '"valid_loss": float(accuracy)', (METRICS,), named=True),
+    Mutant("a metric mislabelled: iterate and average", "training/loop.py",
+           '"valid_accuracy_average": float(average_accuracy)', '"valid_accuracy_average": float(accuracy)',
+           (METRICS,), named=True),
+    Mutant("a metric mislabelled: largest and smallest rate", "training/loop.py",
+           '"learning_rate_max": float(lrs.max())', '"learning_rate_max": float(lrs.min())', (METRICS,), named=True),
+    Mutant("a metric mislabelled: norms of images and rates", "training/loop.py",
+           '"grad_norm_log_lrs": norms["log_lrs"]', '"grad_norm_log_lrs": norms["images"]', (METRICS,), named=True),
+    Mutant("infos of earlier intervals are averaged too", "training/loop.py",
+           "    self._infos = []\n        self._has_validated", "    pass\n        self._has_validated", (METRICS,)),
+    Mutant("what is saved is the last iterate", "experiment/outcome.py",
+           "best = state.best._replace(labels=problem.targets(state.best.labels))", "best = state.state.distilled",
+           (SUMMARY,), named=True),
+    Mutant("the baselines change places", "experiment/outcome.py",
+           '{"random_real": real.summary(), "all_data": full.summary()}',
+           '{"random_real": full.summary(), "all_data": real.summary()}',
+           (f"{W}::test_the_baselines_stand_under_their_names",), named=True),
+    Mutant("the best step is the last", "experiment/outcome.py", '"best_step": int(state.best_step)',
+           '"best_step": int(state.state.step)', (SUMMARY,)),
+    Mutant("inner steps are those of one epoch", "experiment/outcome.py", "inner_steps=best.log_lrs.size",
+           "inner_steps=best.log_lrs.shape[1]", (SUMMARY,)),
+    Mutant("train and test networks of a pool change places", "experiment/outcome.py",
+           '{"train": accuracy[held_out:], "test": accuracy[:held_out]}',
+           '{"test": accuracy[held_out:], "train": accuracy[:held_out]}',
+           (f"{EXPERIMENT}::test_the_report_is_of_the_networks_held_out",), named=True),
+    # The outer step
+    Mutant("every step draws the same", "core/outer.py", "jax.random.fold_in(key, state.step)",
+           "jax.random.fold_in(key, 0)", (f"{OUTER}::test_steps_equal_steps_by_hand",), named=True),
+    Mutant("the average follows the iterate before", "core/outer.py",
+           "optax.incremental_update(distilled, state.average",
+           "optax.incremental_update(state.distilled, state.average", (f"{OUTER}::test_steps_equal_steps_by_hand",)),
+    Mutant("what is not finite is kept", "core/outer.py", "jnp.where(finite, new, old)", "new",
+           (f"{OUTER}::test_what_is_not_finite_leaves_the_state_untouched",)),
+    Mutant("norms are told after squaring", "core/outer.py", "map(jnp.linalg.norm, map(jnp.ravel, grads))",
+           "map(lambda g: jnp.sum(g * g), map(jnp.ravel, grads))", (f"{OUTER}::test_steps_equal_steps_by_hand",)),
+    Mutant("a sum over groups for a mean", "core/meta.py", "lambda x: x / count, total", "lambda x: x, total",
+           (f"{OUTER}::test_meta_gradient_is_that_of_the_meta_loss_in_every_layout",)),
+    Mutant("a sum over networks for a mean", "core/meta.py", "lambda x: jnp.mean(x, axis=0), jax.vmap(function)",
+           "lambda x: jnp.sum(x, axis=0), jax.vmap(function)",
+           (f"{OUTER}::test_meta_gradient_is_that_of_the_meta_loss_in_every_layout",)),
+    # The inner loop
+    Mutant("the inner loop climbs", "core/inner.py", "p - lr.astype(p.dtype) * u", "p + lr.astype(p.dtype) * u",
+           (SUMMARY,)),
+    Mutant("the state of the direction is not carried", "core/inner.py", "* u, params, updates), state)",
+           "* u, params, updates), weights.opt_state)",
+           (f"{INNER}::test_epochs_visit_the_steps_in_order_with_their_own_rates_and_carry_the_state",)),
+    Mutant("the pull-back forgets the Hessian", "core/inner.py", "jax.tree.map(jnp.add, direct.params, by_params)",
+           "direct.params", (f"{INNER}::test_both_rules_give_the_same_meta_gradient",), named=True),
+    Mutant("the pull-back has the wrong sign", "core/inner.py", "-jnp.exp(log_lr).astype(c.dtype) * c",
+           "jnp.exp(log_lr).astype(c.dtype) * c", (f"{INNER}::test_both_rules_give_the_same_meta_gradient",)),
+    Mutant("only one epoch's share reaches the data", "core/inner.py", "total.at[s].add(part)", "total.at[s].set(part)",
+           (f"{INNER}::test_both_rules_give_the_same_meta_gradient",)),
+    Mutant("cotangents run forward", "core/inner.py", "log_lrs_T), reverse=True)", "log_lrs_T), reverse=False)",
+           (f"{INNER}::test_both_rules_give_the_same_meta_gradient",)),
+    Mutant("learning rates get no gradient", "core/inner.py", "by_log_lr = slope.astype(log_lr.dtype)",
+           "by_log_lr = 0 * slope.astype(log_lr.dtype)", (f"{INNER}::test_both_rules_give_the_same_meta_gradient",)),
+    Mutant("shares of a step count whole", "core/inner.py", "x / jax.lax.axis_size(axis)", "x",
+           (f"{INNER}::test_steps_shared_out_over_an_axis_equal_whole_ones",)),
+    Mutant("what comes before a window is differentiated", "core/inner.py",
+           "jax.lax.stop_gradient((weights, data, log_lrs_T))", "(weights, data, log_lrs_T)",
+           (f"{INNER}::test_window_forgets_how_the_steps_before_it_came_about",)),
+    Mutant("remat keeps everything", "core/inner.py", "jax.checkpoint(run)", "run",
+           (f"{INNER}::test_remat_changes_nothing_but_what_is_kept",)),
+    Mutant("steps are not taken in turn", "core/order.py",
+           "(first + jnp.arange(len(log_lrs_T), dtype=jnp.int32)) % len(data.inputs)",
+           "0 * (first + jnp.arange(len(log_lrs_T), dtype=jnp.int32)) % len(data.inputs)",
+           (f"{INNER}::test_epochs_visit_the_steps_in_order_with_their_own_rates_and_carry_the_state",)),
+    Mutant("a window past the end is taken", "core/order.py", "if not 0 < length <= T or not",
+           "if not 0 < length or not", (f"{INNER}::test_a_window_of_steps_that_are_not_there_is_refused",)),
+    Mutant("a traced window out of range is moved in silence", "core/order.py",
+           "jnp.where(first == start, log_lrs, jnp.nan) if traced else log_lrs", "log_lrs",
+           (f"{INNER}::test_a_traced_window_of_steps_that_are_not_there_trains_to_nan",)),
+    # Distilled data, losses, the linear case
+    Mutant("fixed labels get a gradient", "core/distilled.py", "fixed_labels: Targets = jax.lax.stop_gradient",
+           "fixed_labels: Targets = jnp.asarray", (f"{INNER}::test_fixed_labels_get_no_gradient",)),
+    Mutant("the classes of a step take turns", "core/distilled.py", "jnp.repeat(jnp.arange(num_classes), per_class)",
+           "jnp.tile(jnp.arange(num_classes), per_class)", (f"{W}::test_learned_labels_start_sharp",)),
+    Mutant("a sum over examples for a mean", "core/losses.py", "-jnp.mean(jnp.sum(targets", "-jnp.sum(jnp.sum(targets",
+           (f"{W}::test_precision_rounds_the_factors_of_products_and_nothing_else",)),
+    Mutant("no half in the squared error", "core/losses.py", "0.5 * jnp.mean", "jnp.mean", ("tests/test_linear.py",)),
+    Mutant("data of the linear case too small", "core/linear.py", "jnp.sqrt(M / lr)", "jnp.sqrt(lr / M)",
+           ("tests/test_linear.py",)),
+    Mutant("targets of the linear case too small", "core/linear.py", "rank / lr * scales", "1 / lr * scales",
+           ("tests/test_linear.py",)),
+    # Evaluation
+    Mutant("examples that fill up the last batch count", "evaluation/measure.py", "jnp.sum(hits & counted)",
+           "jnp.sum(hits)", (f"{EVALUATE}::test_score_is_that_of_numpy",)),
+    Mutant("every network is the first", "evaluation/measure.py", "leaf[j % len(leaf)]", "leaf[0 * j % len(leaf)]",
+           (f"{BASELINES}::test_scores_are_those_of_numpy_from_the_given_networks",)),
+    Mutant("before and after change places", "evaluation/measure.py",
+           '"accuracy_before_mean": float(self.accuracy[:, 0].mean())',
+           '"accuracy_before_mean": float(self.accuracy[:, -1].mean())', (SUMMARY,), named=True),
+    Mutant("a variance for a deviation", "evaluation/measure.py", '"accuracy_std": float(self.accuracy[:, -1].std())',
+           '"accuracy_std": float(self.accuracy[:, -1].var())',
+           (f"{EVALUATE}::test_evaluation_is_that_of_numpy_whatever_the_chunk",)),
+    Mutant("a table of confusions lies on its side", "evaluation/measure.py",
+           "split.labels * num_classes + predictions(apply, params, split)",
+           "split.labels + num_classes * predictions(apply, params, split)",
+           (f"{POISON}::test_predictions_and_confusions_are_those_of_numpy",)),
+    Mutant("networks on real images start afresh", "evaluation/baselines.py",
+           "num_nets=count, params_N=params_N), rate)", "num_nets=count, params_N=None), rate)",
+           (f"{BASELINES}::test_scores_are_those_of_numpy_from_the_given_networks",)),
+    Mutant("the worst rate is chosen", "evaluation/baselines.py", "return max(found, key=found.__getitem__)",
+           "return min(found, key=found.__getitem__)", (f"{BASELINES}::test_the_rate_is_the_best_on_held_out_data",)),
+    Mutant("the worst sets are kept", "evaluation/baselines.py", "np.argsort(-_row_means(", "np.argsort(_row_means(",
+           (f"{BASELINES}::test_optimised_sets_are_those_from_which_training_networks_learn_most",)),
+    Mutant("images of a set repeat", "evaluation/real_sets.py", "replace=places.sum() > len(members)", "replace=True",
+           (f"{BASELINES}::test_random_sets_are_training_images_of_their_class",)),
+    Mutant("a class average takes all classes", "evaluation/real_sets.py", "normalised(train, members).mean(axis=0)",
+           "normalised(train).mean(axis=0)", (f"{BASELINES}::test_mean_sets_are_the_means_of_the_classes",)),
+    Mutant("the worst neighbours are chosen", "evaluation/neighbours.py", "count, metric = max(",
+           "count, metric = min(", (f"{BASELINES}::test_knn_is_that_of_numpy_and_chosen_on_held_out_data",)),
+    Mutant("before and after the poison change places", "evaluation/poisoning.py", '"before": at(confusions[:, 0])',
+           '"before": at(confusions[:, -1])', (f"{POISON}::test_figures_by_hand",)),
+    Mutant("modified labels are the true ones", "evaluation/poisoning.py", "counts[:, classes, taken_for]",
+           "counts[:, classes, classes]", (f"{POISON}::test_figures_by_hand",)),
+    Mutant("candidates are scored at JAX's default precision", "experiment/outer.py", "        with float32():\n",
+           "        if True:\n", (f"{EVALUATE}::test_products_are_of_float32_whatever_the_default",)),
+    # The way back from a file, and data
+    Mutant("an artefact is evaluated by gradient descent", "experiment/replay.py",
+           "make_problem(model, recipe.inner.direction, False", 'make_problem(model, "gd", False', (FILE,)),
+    Mutant("an artefact is evaluated with another transform", "experiment/replay.py", "[dataset.y_test], transform)",
+           "[dataset.y_test], dataset.transform)", (FILE,)),
+    Mutant("pixels of MNIST lie elsewhere", "data/catalogue/idx.py", "mean=(0.1307,)", "mean=(0.1370,)",
+           ("tests/test_data.py::test_constants_are_those_of_the_literature",), named=True),
+    Mutant("pixels of CIFAR-10 are spread otherwise", "data/catalogue/cifar.py", "0.247, 0.243, 0.261",
+           "0.202, 0.199, 0.201", ("tests/test_data.py::test_constants_are_those_of_the_literature",), named=True),
+    # Ordinary training
+    Mutant("no cosine in ordinary training", "training/fit.py", "optax.cosine_decay_schedule(lr, steps)",
+           "optax.constant_schedule(lr)",
+           (f"{BASELINES}::test_training_is_adam_with_cosine_decay_to_zero",), named=True),
+    Mutant("ordinary training sees one batch", "training/fit.py", "draw_batch(step_key, split)",
+           "draw_batch(key, split)", (f"{BASELINES}::test_each_step_of_ordinary_training_draws_its_own_batch",)),
+    Mutant("every network of ordinary training is the first", "training/fit.py", "lambda p: p[j % len(p)]",
+           "lambda p: p[0]", (f"{BASELINES}::test_full_data_starts_from_the_given_networks_in_turn",)),
+)
+# fmt: on
+
+
+def text_of(mutant: Mutant) -> str:
+    return (ROOT / "ddjax" / mutant.file).read_text()
+
+
+def passes(copy: str, tests: tuple[str, ...], log: str, patience: float = LIMIT) -> str:
+    """Runs tests on the library in `copy`: "passed", "failed", "too slow", or what pytest itself could not do.
+
+    In a fork of this process, which has imported what takes long and nothing of the library.
+    """
+
+    def child() -> None:
+        sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(sink, stream)
+        os.chdir(copy)
+        os.environ["PYTHONPATH"] = copy
+        sys.path.insert(0, copy)
+        import pytest
+
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX, which has no threads yet, warns of forks
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+    process.join(patience)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return "too slow"
+    return {0: "passed", 1: "failed"}.get(process.exitcode or 0, f"pytest left with {process.exitcode}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", metavar="WORD", default="", help="mutants whose description or file has this in it")
+    parser.add_argument("--again", action="store_true", help="run those that stand in mutants.json too")
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if options.only in f"{mutant.file} {mutant.what}"]
+    kept = Path("mutants.json")
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    sys.dont_write_bytecode = True  # a change within the second, of the same length, would go unseen
+    for module in ("flax.linen", "optax", "orbax.checkpoint", "safetensors.numpy", "sklearn.cluster", "chex", "pytest"):
+        __import__(module)
+    with tempfile.TemporaryDirectory() as copy:
+        ignored = shutil.ignore_patterns("__pycache__", "results", "shared", "notebooks", ".*")
+        shutil.copytree(ROOT, copy, ignore=ignored, dirs_exist_ok=True)
+        for mutant in chosen:
+            if mutant.what in results and not options.again:
+                continue
+            path = Path(copy, "ddjax", mutant.file)
+            text = path.read_text()
+            path.write_text(text.replace(mutant.old, mutant.new))
+            for test in mutant.tests:
+                found = passes(copy, (test,), f"{copy}/log")
+                if found != "passed":
+                    break
+            path.write_text(text)
+            results[mutant.what] = {"failed": "killed", "too slow": "killed", "passed": "survived"}.get(found, found)
+            kept.write_text(json.dumps(results, indent=1) + "\n")
+            print(f"{results[mutant.what]}: {mutant.what} ({mutant.file})", flush=True)
+            if results[mutant.what] not in ("killed", "survived"):
+                print(Path(copy, "log").read_text()[-2000:], flush=True)
+        used = tuple(sorted({test for mutant in chosen for test in mutant.tests}))
+        whole = passes(copy, used, f"{copy}/log", 10 * LIMIT)
+        if whole != "passed":
+            sys.exit(
+                f"the tests do not pass without mutants either ({whole}):\n{Path(copy, 'log').read_text()[-3000:]}"
+            )
+    killed = [mutant for mutant in chosen if results[mutant.what] == "killed"]
+    spared = [mutant.what for mutant in chosen if mutant.named and mutant not in killed]
+    print(f"{len(killed)} of {len(chosen)} mutants killed: {len(killed) / len(chosen):.0%}")
+    if len(killed) < BAR * len(chosen) or spared:
+        sys.exit(f"below the bar of {BAR:.0%}, or survivors that may not be: {', '.join(spared) or 'none named'}")
+
+
+if __name__ == "__main__":
+    main()
