@@ -854,6 +854,7 @@ def test_a_run_goes_on_with_the_data_that_it_began_with(half_done):
     assert_refused(ddjax, (*OWN, *TINY, "--out", "out"), "out already holds a run: continue it with --resume")
     save_npz(Path("own.npz"))  # as it was at first, but not when its figures were made
     assert_refused(ddjax, (*SHORT, "--resume"), "out was begun with something else (data own.npz")
+    assert ddjax(*SHORT, "--resume", "--accept-changes").status == 0 and origins() == [before, after]  # it is only read
 
 
 def test_a_run_goes_on_with_the_pool_that_it_began_with(pooled, half_done):
