@@ -43,6 +43,7 @@ METRICS = f"{W}::test_the_metrics_are_what_numpy_finds_from_the_states"
 AVERAGE = f"{W}::test_the_average_decays_as_the_recipe_says"
 FILE = f"{W}::test_the_file_alone_gives_the_figures_again"
 KEPT = f"{W}::test_the_candidate_that_does_better_is_kept"
+SHARP = f"{W}::test_learned_labels_start_sharp_and_become_targets_by_softmax"
 OPTIMISER = f"{W}::test_the_optimiser_is_adam_as_written_down"
 ADAM = f"{W}::test_adam_inside_is_adam_with_a_root_that_stays_away_from_zero"
 SETTING = f"{W}::test_every_setting_changes_what_a_run_computes_or_reports"
@@ -131,7 +132,7 @@ MUTANTS = (
            of_setting("inner_lr")),
     Mutant("learned labels start as one-hot logits", "experiment/outer.py",
            "sharpness=4.0 if settings.learn_labels else 1.0", "sharpness=1.0",
-           (f"{W}::test_learned_labels_start_sharp",)),
+           (SHARP,)),
     Mutant("rates start at their own logarithm's argument", "core/distilled.py", "jnp.log(learning_rate)",
            "jnp.asarray(learning_rate)", (f"{W}::test_precision_rounds_the_factors_of_products_and_nothing_else",)),
     # Settings on their way to the network and the problem
@@ -148,7 +149,7 @@ MUTANTS = (
            of_setting("direction")),
     Mutant("labels are never learned", "experiment/setup.py",
            "targets=learned_labels if learn_labels else fixed_labels", "targets=fixed_labels",
-           of_setting("learn_labels"), named=True),
+           (SHARP,), named=True),
     Mutant("pictures keep their shape", "experiment/setup.py", "pictures=recipe.data.pictures", "pictures=None",
            of_setting("pictures"), named=True),
     Mutant("nothing is poisoned", "experiment/setup.py", "taken_for[from_class] = to_class",
@@ -264,7 +265,7 @@ MUTANTS = (
     Mutant("fixed labels get a gradient", "core/distilled.py", "fixed_labels: Targets = jax.lax.stop_gradient",
            "fixed_labels: Targets = jnp.asarray", (f"{INNER}::test_fixed_labels_get_no_gradient",)),
     Mutant("the classes of a step take turns", "core/distilled.py", "jnp.repeat(jnp.arange(num_classes), per_class)",
-           "jnp.tile(jnp.arange(num_classes), per_class)", (f"{W}::test_learned_labels_start_sharp",)),
+           "jnp.tile(jnp.arange(num_classes), per_class)", (SHARP,)),
     Mutant("a sum over examples for a mean", "core/losses.py", "-jnp.mean(jnp.sum(targets", "-jnp.sum(jnp.sum(targets",
            (f"{W}::test_precision_rounds_the_factors_of_products_and_nothing_else",)),
     Mutant("no half in the squared error", "core/losses.py", "0.5 * jnp.mean", "jnp.mean", ("tests/test_linear.py",)),
@@ -295,7 +296,7 @@ MUTANTS = (
     Mutant("the worst sets are kept", "evaluation/baselines.py", "np.argsort(-_row_means(", "np.argsort(_row_means(",
            (f"{BASELINES}::test_optimised_sets_are_those_from_which_training_networks_learn_most",)),
     Mutant("images of a set repeat", "evaluation/real_sets.py", "replace=places.sum() > len(members)", "replace=True",
-           (f"{BASELINES}::test_random_sets_are_training_images_of_their_class",)),
+           (f"{EXPERIMENT}::test_real_images_to_start_from_are_training_images_of_their_class",)),
     Mutant("a class average takes all classes", "evaluation/real_sets.py", "normalised(train, members).mean(axis=0)",
            "normalised(train).mean(axis=0)", (f"{BASELINES}::test_mean_sets_are_the_means_of_the_classes",)),
     Mutant("the worst neighbours are chosen", "evaluation/neighbours.py", "count, metric = max(",

@@ -367,13 +367,14 @@ def test_the_optimiser_is_adam_as_written_down(changes):
 # Where the outer loop starts
 
 
-def test_learned_labels_start_sharp(watched):
-    """Four for the class, zero for others: softmax leaves 86 % of ten classes on their own. One where labels are fixed."""
+def test_learned_labels_start_sharp_and_become_targets_by_softmax(watched):
+    """Four for the class, zero for others. Fixed ones are one-hot, and the targets themselves."""
     own = np.eye(CLASSES)[[0, 0, 1, 1, 2, 2]]
-    for learn, sharpness in ((False, 1.0), (True, 4.0)):
-        recipe = WATCHED.replace(learn_labels=learn, per_class=2)
-        labels = first_iterate(set_up(recipe, dataset=watched.dataset)).labels
+    for learn, sharpness, targets in ((False, 1.0, own), (True, 4.0, softmax(4.0 * own))):
+        setting = set_up(WATCHED.replace(learn_labels=learn, per_class=2), dataset=watched.dataset)
+        labels = first_iterate(setting).labels
         np.testing.assert_array_equal(labels, [sharpness * own] * 2)
+        np.testing.assert_allclose(setting.problem.targets(labels), [targets] * 2, rtol=1e-5)
 
 
 def test_networks_are_as_many_as_asked(watched):
