@@ -153,17 +153,17 @@ def test_the_pool_is_an_argument_of_the_outer_step_and_no_constant_in_it(pretrai
 
 
 def test_real_images_to_start_from_are_training_images_of_their_class():
-    setting = set_up(SMALL.replace(start="real", steps=2, per_class=2))
+    setting = set_up(SMALL.replace(start="real", steps=8, per_class=2))
     start = first_iterate(setting)
     train = setting.train
     known = setting.dataset.transform(np.asarray(train.inputs)).reshape(len(train.labels), -1)
     found = []
-    for image, label in zip(start.images.reshape(40, -1), start.labels.reshape(40, 10), strict=True):
+    for image, label in zip(start.images.reshape(160, -1), start.labels.reshape(160, 10), strict=True):
         same = np.flatnonzero(np.all(known == np.asarray(image), axis=1))
         assert len(same) >= 1 and set(np.asarray(train.labels)[same]) == {int(label.argmax())}
         found.append(same[0])
-    assert len(set(found)) == 40  # no image twice
-    noise = first_iterate(set_up(SMALL.replace(steps=2, per_class=2)))
+    assert len(set(found)) == 160  # no image twice
+    noise = first_iterate(set_up(SMALL.replace(steps=8, per_class=2)))
     np.testing.assert_array_equal(start.labels, noise.labels)
     np.testing.assert_array_equal(start.log_lrs, noise.log_lrs)
     assert np.abs(np.std(noise.images) - 1) < 0.02 and np.abs(np.mean(noise.images)) < 0.02
