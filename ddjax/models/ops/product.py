@@ -14,7 +14,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-_TESTED = "0.10.0 to 0.10.2"
+_TESTED = "0.10.0 to 0.12.0"
 
 
 def product(a: jax.Array, b: jax.Array, axis_a: int = 1, axis_b: int = 0) -> jax.Array:
