@@ -22,9 +22,10 @@ if TYPE_CHECKING:  # JAX and matplotlib are imported where they are used, since 
     from ddjax.core.meta import Layout
     from ddjax.experiment.setup import Experiment
 
-SHAPES = {"lenet": (28, 28, 1), "alexcifar": (32, 32, 3), "alexnet": (224, 224, 3)}
-LEARNING_RATE = {"lenet": 0.02, "alexcifar": 0.001, "alexnet": 0.001}
-PICTURES = {"lenet": 50_000, "alexcifar": 50_000, "alexnet": 1_000}  # the last would fill seven gigabytes
+SHAPES = {"lenet": (28, 28, 1), "alexcifar": (32, 32, 3), "convnet": (32, 32, 3), "alexnet": (224, 224, 3)}
+LEARNING_RATE = {"lenet": 0.02, "alexcifar": 0.001, "convnet": 0.01, "alexnet": 0.001}
+# Those of alexnet would fill seven gigabytes.
+PICTURES = {"lenet": 50_000, "alexcifar": 50_000, "convnet": 50_000, "alexnet": 1_000}
 
 
 def about() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ddjax.training.devices import make_layout, use_all_cores
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("lenet", "alexcifar"), default="lenet")
+    parser.add_argument("--model", choices=("lenet", "alexcifar", "convnet"), default="lenet")
     parser.add_argument("--networks", type=int, nargs="+", default=[1, 4, 16], help="networks an outer step")
     parser.add_argument("--steps", type=int, default=10, help="S, inner steps with images of their own")
     parser.add_argument("--epochs", type=int, default=3, help="E, passes over them")

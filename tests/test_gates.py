@@ -1,7 +1,5 @@
 """Surrogate gates: exact in value and first derivative, a sigmoid or softmax in the second."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +8,9 @@ import pytest
 from ddjax.models.ops import gates
 
 
-def mean_of_column(x):
-    """The mean of each example of candidates [4, n, ...]."""
-    return jnp.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
-
-
-max_of_four = partial(gates.max_of_four, mean=mean_of_column)
+def max_of(x, width):
+    """Of candidates [k, n, ...]."""
+    return gates.max_of(list(x), width)
 
 
 @pytest.fixture
@@ -59,7 +54,7 @@ def test_mean_of_example():
     np.testing.assert_array_equal(gates.mean_of_example(x[:, 0, 0]), x[:, 0, 0])
 
 
-@pytest.mark.parametrize("gate", [gates.relu, max_of_four], ids=["relu", "max"])
+@pytest.mark.parametrize("gate", [gates.relu, max_of], ids=["relu", "max"])
 def test_examples_of_zeros_have_gates_that_never_move(gate):
     """Alone, and among examples that are not all zeros and keep their gates; and all are exact at width 0."""
     x = jax.random.normal(jax.random.key(7), (4, 2, 3))
@@ -70,20 +65,21 @@ def test_examples_of_zeros_have_gates_that_never_move(gate):
 
     np.testing.assert_array_equal(second(0 * x, 0.1), 0)
     np.testing.assert_array_equal(second(x, 0.0), 0)
-    example = (slice(None), 0) if gate is max_of_four else 0
+    example = (slice(None), 0) if gate is max_of else 0
     some, whole = second(x.at[example].set(0), 0.5), second(x, 0.5)
     np.testing.assert_array_equal(some[example], 0)
     np.testing.assert_array_equal(some.at[example].set(0), whole.at[example].set(0))
     assert np.any(some) and np.any(whole[example])
 
 
-def test_max_is_exact_in_value_and_first_derivative():
-    x = jax.random.normal(jax.random.key(2), (4, 7, 3))
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_max_is_exact_in_value_and_first_derivative(count):
+    x = jax.random.normal(jax.random.key(2), (count, 7, 3))
     weights = jax.random.normal(jax.random.key(3), (7, 3))
-    expected = np.where(np.arange(4)[:, None, None] == np.argmax(np.asarray(x), axis=0), weights, 0)
+    expected = np.where(np.arange(count)[:, None, None] == np.argmax(np.asarray(x), axis=0), weights, 0)
     for width in (0.0, 0.1):
-        np.testing.assert_array_equal(max_of_four(x, width), jnp.max(x, axis=0))
-        gradient = jax.grad(lambda x, w=width: jnp.sum(weights * max_of_four(x, w)))(x)
+        np.testing.assert_array_equal(max_of(x, width), jnp.max(x, axis=0))
+        gradient = jax.grad(lambda x, w=width: jnp.sum(weights * max_of(x, w)))(x)
         np.testing.assert_array_equal(gradient, expected)
 
 
@@ -91,16 +87,17 @@ def test_max_is_exact_in_value_and_first_derivative():
 def test_a_tie_goes_to_the_first(width):
     """For every set of candidates that share the maximum."""
     x = jnp.asarray(np.stack(np.meshgrid(*[[0.0, 1.0]] * 4)).reshape(4, -1))  # [4, 16]
-    gradient = jax.grad(lambda x: jnp.sum(max_of_four(x, width)))(x)
+    gradient = jax.grad(lambda x: jnp.sum(max_of(x, width)))(x)
     np.testing.assert_array_equal(gradient, np.arange(4)[:, None] == np.argmax(np.asarray(x), axis=0))
 
 
-def test_second_derivative_of_max_is_that_of_a_softmax_of_each_example():
-    x = jax.random.normal(jax.random.key(4), (4, 3, 2)) * jnp.array([0.01, 1.0, 100.0]).reshape(1, 3, 1)
+@pytest.mark.parametrize("count", [3, 4])
+def test_second_derivative_of_max_is_that_of_a_softmax_of_each_example(count):
+    x = jax.random.normal(jax.random.key(4), (count, 3, 2)) * jnp.array([0.01, 1.0, 100.0]).reshape(1, 3, 1)
     width = 0.5
     tau = width * jnp.sqrt(jnp.mean(x**2, axis=(0, 2), keepdims=True))
     tangent = jax.random.normal(jax.random.key(5), x.shape)
-    gradient = jax.grad(lambda x: jnp.sum(max_of_four(x, width)))
+    gradient = jax.grad(lambda x: jnp.sum(max_of(x, width)))
     _, moved = jax.jvp(gradient, (x,), (tangent,))
     _, expected = jax.jvp(lambda x: jax.nn.softmax(x / tau, axis=0), (x,), (tangent,))
     np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6 * float(jnp.max(jnp.abs(expected[:, 2]))))

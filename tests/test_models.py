@@ -17,7 +17,7 @@ from helpers import (
 
 from ddjax.errors import InputError
 from ddjax.models import MLP, MODELS, WEIGHT_INITS, LeNet, Linear, build_model, from_linen
-from ddjax.models.ops import layers
+from ddjax.models.ops import layers, winograd
 
 
 @pytest.fixture(params=["cpu", "elsewhere"])
@@ -35,6 +35,23 @@ def test_conv_equals_the_native_one(x64, height, width, k, padding):
     assert_same_derivatives(
         partial(layers.conv, padding=padding), partial(native_conv, padding=padding), inputs, kernel
     )
+
+
+# Of eight channels on, the form with few multiplications: tiles that fit, that do not, one tile larger than the picture.
+@pytest.mark.parametrize(("height", "width", "k", "padding"), [(8, 12, 3, 1), (7, 9, 5, 2), (6, 5, 3, 0), (5, 5, 5, 3)])
+def test_conv_of_many_channels_equals_the_native_one(x64, height, width, k, padding):
+    inputs, kernel = random_arrays((2, height, width, 8), (k, k, 8, 3))
+    assert winograd.suits(kernel, 1) and not winograd.suits(kernel, 2) and not winograd.suits(kernel[:, :, :3], 1)
+    ours, native = (partial(f, padding=padding) for f in (layers.conv, native_conv))
+    assert_same_derivatives(ours, native, inputs, kernel)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_few_multiplications_lose_little_in_float32(k):
+    inputs, kernel = (np.random.RandomState(0).normal(size=shape) for shape in ((2, 16, 16, 64), (k, k, 64, 64)))
+    exact = native_conv(*(jnp.asarray(x, jnp.float32) for x in (inputs, kernel)), k // 2)
+    ours = layers.conv(*(jnp.asarray(x, jnp.float32) for x in (inputs, kernel)), padding=k // 2)
+    assert float(jnp.linalg.norm((ours - exact).ravel()) / jnp.linalg.norm(exact.ravel())) < 1e-5
 
 
 @pytest.mark.parametrize(("height", "k", "padding", "stride"), [(19, 11, 2, 4), (8, 3, 0, 2), (9, 3, 1, 2)])
@@ -215,8 +232,8 @@ def test_fresh_weights_have_the_right_spread(weights, variance):
         assert abs(float(jnp.std(kernel)) / expected - 1) < 4 / np.sqrt(2 * kernel.size), layer
         assert abs(float(jnp.mean(kernel))) < 4 * expected / np.sqrt(kernel.size), layer
         assert not np.any(leaves["bias"])
-        if kernel.size > 1000:  # normal, that is, with tails where a uniform distribution of this spread has none
-            assert float(jnp.max(jnp.abs(kernel))) > 2 * expected, layer
+        if kernel.size > 1000:  # normal, with tails where one cut off at two deviations, of this spread, ends at 2.28
+            assert float(jnp.max(jnp.abs(kernel))) > 2.6 * expected, layer
 
 
 def lenet_by_hand(params, x):
@@ -272,7 +289,7 @@ def test_logits_equal_those_of_native_operations(name, shape, by_hand):
         (
             ("lennet", (28, 28, 1), 10),
             {},
-            "unknown model 'lennet': choose one of lenet, alexcifar, alexnet, mlp, linear, or your own as path/to/file.py:Name",
+            f"unknown model 'lennet': choose one of {', '.join(MODELS)}, or your own as path/to/file.py:Name",
         ),
         (("mlp", (4,), 10), {"width": 3, "depth": 2}, "model 'mlp' has no option depth, width: leave it out"),
         (("net.py:Net", (4,), 10), {"width": 3}, "model 'net.py:Net' has no option width: leave it out"),

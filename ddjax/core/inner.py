@@ -48,12 +48,20 @@ class Rule(NamedTuple):
 # (loss, direction, axis); `axis` as for `unroll`.
 MakeRule = Callable[[Loss, optax.GradientTransformation | None, str | None], Rule]
 
+_LARGE = 2**18  # elements
+
 
 def _mean_over(axis: str | None, tree: Any) -> Any:
     if axis is None:
         return tree
-    flat, restore = ravel_pytree(tree)
-    return restore(jax.lax.pmean(flat, axis))
+    # Small arrays travel together, for every exchange waits; large ones alone, for joining them copies them.
+    leaves, treedef = jax.tree.flatten(tree)
+    small = [leaf.size < _LARGE for leaf in leaves]
+    flat, restore = ravel_pytree([leaf for leaf, is_small in zip(leaves, small, strict=True) if is_small])
+    large = [leaf for leaf, is_small in zip(leaves, small, strict=True) if not is_small]
+    flat, large = jax.lax.pmean((flat, large), axis)
+    parts = {True: iter(restore(flat)), False: iter(large)}
+    return jax.tree.unflatten(treedef, [next(parts[is_small]) for is_small in small])
 
 
 def inner_update(
@@ -128,7 +136,8 @@ def pull_back_of(loss: Loss, direction: optax.GradientTransformation | None, axi
     through one reverse pass gives the products for the weights and the data together.
 
     In gradient descent v = -eta * (cotangent of theta_{t+1}), and the derivative for log eta, <g, v>, is that of the loss
-    itself along v, which the same product yields: g itself is never needed.
+    itself along v, which the same product yields: g itself is never needed. The product being linear, -eta is left to its
+    results, which saves large networks one pass over all weights.
     """
 
     def pull_back(weights: Weights, example: Example, cotangent: Weights) -> tuple[Weights, Example]:
@@ -137,11 +146,16 @@ def pull_back_of(loss: Loss, direction: optax.GradientTransformation | None, axi
         (_, (grads, _, _)), push = jax.linearize(lambda p: gradients(p, inputs, targets), weights.params)
         if direction is None:
             direct = cotangent
-            v = jax.tree.map(lambda c: -jnp.exp(log_lr).astype(c.dtype) * c, cotangent.params)
+            v = cotangent.params
         else:  # differentiated as it stands, since only optax knows it; it is cheap
             update = partial(inner_update, direction=direction)
             v, direct, by_log_lr = jax.vjp(update, _mean_over(axis, grads), weights, log_lr)[1](cotangent)
         slope, (by_params, by_inputs, by_targets) = push(v)
+        if direction is None:
+            scale = -jnp.exp(log_lr)
+            slope, by_params, by_inputs, by_targets = jax.tree.map(
+                lambda x: scale.astype(x.dtype) * x, (slope, by_params, by_inputs, by_targets)
+            )
         slope, by_params = _mean_over(axis, (slope, by_params))
         if direction is None:
             by_log_lr = slope.astype(log_lr.dtype)

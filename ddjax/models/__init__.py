@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from ddjax.errors import InputError
 from ddjax.models.alexnet import AlexCifarNet, AlexNet
+from ddjax.models.convnet import ConvNet
 from ddjax.models.imagenet import load_imagenet_alexnet
 from ddjax.models.lenet import LeNet
 from ddjax.models.mlp import MLP, Linear
@@ -20,6 +21,7 @@ __all__ = [
     "WEIGHT_INITS",
     "AlexCifarNet",
     "AlexNet",
+    "ConvNet",
     "LeNet",
     "Linear",
     "Model",
@@ -37,14 +39,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
     "alexcifar": AlexCifarNet,
     "alexnet": AlexNet,
+    "convnet": ConvNet,
     "mlp": MLP,
     "linear": Linear,
 }
 
-# Xavier (Glorot) normal with gain 1 is the authors' choice; He normal is for ReLU networks.
+# Xavier (Glorot) normal, of variance 2 / (fan_in + fan_out), is the authors' choice; He normal, of variance 2 / fan_in, is
+# for ReLU networks. Neither is truncated.
 WEIGHT_INITS = {
-    "xavier": nn.initializers.glorot_normal(),
-    "he": nn.initializers.he_normal(),
+    "xavier": nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
+    "he": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
 }
 
 

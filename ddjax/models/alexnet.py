@@ -16,7 +16,7 @@ class AlexCifarNet(nn.Module):
     Attributes:
       num_classes: K.
       kernel_init: initialiser of every kernel; biases start at zero.
-      gate_width: width of the surrogate gates of the ReLUs (see `gates`; the overlapping maxima stay exact); 0 is exact.
+      gate_width: width of the surrogate gates of ReLUs and maxima (see `gates`); 0 is exact.
     """
 
     num_classes: int
@@ -27,13 +27,14 @@ class AlexCifarNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = relu(Conv(64, 5, 2, self.kernel_init, name="conv1")(x), self.gate_width)
-        x = local_response_norm(max_pool_3x3(x))
-        x = relu(Conv(64, 5, 2, self.kernel_init, name="conv2")(x), self.gate_width)
-        x = max_pool_3x3(local_response_norm(x))
+        width = self.gate_width
+        # The rectifier commutes with the maximum, and follows it, on a quarter of the values.
+        x = relu(max_pool_3x3(Conv(64, 5, 2, self.kernel_init, name="conv1")(x), gate_width=width), width)
+        x = relu(Conv(64, 5, 2, self.kernel_init, name="conv2")(local_response_norm(x)), width)
+        x = max_pool_3x3(local_response_norm(x), gate_width=width)
         x = x.reshape(x.shape[0], -1)
-        for i, width in enumerate((384, 192), start=1):
-            x = relu(Dense(width, self.kernel_init, name=f"dense{i}")(x), self.gate_width)
+        for i, features in enumerate((384, 192), start=1):
+            x = relu(Dense(features, self.kernel_init, name=f"dense{i}")(x), width)
         return Dense(self.num_classes, self.kernel_init, name="dense3")(x)
 
 
@@ -46,7 +47,7 @@ class AlexNet(nn.Module):
     Attributes:
       num_classes: K.
       kernel_init: initialiser of every kernel; biases start at zero.
-      gate_width: width of the surrogate gates of the ReLUs (see `gates`; the overlapping maxima stay exact); 0 is exact.
+      gate_width: width of the surrogate gates of ReLUs and maxima (see `gates`); 0 is exact.
     """
 
     num_classes: int
@@ -61,8 +62,8 @@ class AlexNet(nn.Module):
         shapes = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
         for i, (features, size, stride, padding) in enumerate(shapes, start=1):
             x = conv(features, size, padding, stride=stride, name=f"conv{i}")(x)
+            x = max_pool_3x3(x, padding=0, gate_width=self.gate_width) if i in (1, 2, 5) else x
             x = relu(x, self.gate_width)
-            x = max_pool_3x3(x, padding=0) if i in (1, 2, 5) else x
         x = x.reshape(x.shape[0], -1)
         for i in (1, 2):
             x = relu(Dense(4096, self.kernel_init, name=f"dense{i}")(x), self.gate_width)

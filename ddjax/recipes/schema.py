@@ -93,9 +93,9 @@ class Network(Part):
     """The network, and the distribution p(theta_0) of the weights it starts from."""
 
     model: str = "lenet"
-    """Network: lenet, alexcifar, alexnet, mlp, linear, or your own as path/to/file.py:Name."""
+    """Network: lenet, alexcifar, convnet, alexnet, mlp, linear, or your own as path/to/file.py:Name."""
     weights: Literal["xavier", "he"] = "xavier"
-    """Distribution of fresh kernels: xavier (the paper's, here cut off at two deviations) or he; biases start at zero."""
+    """Distribution of fresh kernels: xavier (the paper's) or he, both normal; biases start at zero."""
     gate_width: float = 0.0
     """Width of the surrogate gates that let the meta-gradient see ReLUs and maxima switch; 0 is the exact derivative."""
     init: Literal["fixed", "random"] = "fixed"

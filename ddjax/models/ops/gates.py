@@ -9,12 +9,13 @@ softmax (max) of a given width, as surrogate gradients do for spiking networks (
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 Mean = Callable[[jax.Array], jax.Array]
+Arrays = tuple[jax.Array, ...]
 
 
 def mean_of_example(x: jax.Array) -> jax.Array:
@@ -41,7 +42,7 @@ def _relu(x: jax.Array, width: float, mean: Mean) -> jax.Array:
 @_relu.defjvp
 def _(width: float, mean: Mean, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (tangent,) = primals, tangents
-    return _relu(x, width, mean), _gate(x, _sharpness(x, width, mean)) * tangent
+    return _relu(x, width, mean), _gate(x, _sharpness((x,), width, mean)) * tangent
 
 
 @jax.custom_jvp
@@ -56,44 +57,71 @@ def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array
     return _gate(x, sharpness), slope * tangent
 
 
+def max_of(candidates: Sequence[jax.Array], width: float, mean: Mean = mean_of_example) -> jax.Array:
+    """The greatest of several arrays of one shape, elementwise; a tie goes to the first.
+
+    Args:
+      candidates: arrays [b, ...].
+      width: of the gates' surrogate, as a fraction of the root mean square of all candidates over each example; >= 0, static.
+      mean: as for `relu`.
+    """
+    return _max_of(tuple(candidates), width, mean)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def max_of_four(candidates: jax.Array, width: float, mean: Mean) -> jax.Array:
-    """Max over the first axis, of size 4: [4, ...] -> [...]; a tie goes to the first. `width` and `mean` as for `relu`."""
-    a, b, c, d = candidates
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+def _max_of(candidates: Arrays, width: float, mean: Mean) -> jax.Array:
+    return functools.reduce(jnp.maximum, candidates)
 
 
-@max_of_four.defjvp
-def _(width: float, mean: Mean, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # The derivative follows one winner: a masked sum forwards, a masked broadcast backwards, each a single pass, where the
-    # maxima's own rules would split ties and scatter through slices.
-    (x,), (tangent,) = primals, tangents
-    winner = _winner(x, _sharpness(x, width, mean)) if width else _is_winner(x).astype(x.dtype)
-    return max_of_four(x, width, mean), jnp.sum(winner * tangent, axis=0)
+@_max_of.defjvp
+def _(width: float, mean: Mean, primals: tuple[Arrays], tangents: tuple[Arrays]) -> tuple[jax.Array, jax.Array]:
+    # The derivative follows one winner, by choosing forwards and masking backwards, where the maxima's own rules would split
+    # ties. Candidates stay apart: an axis of them would be summed over, which costs more than all of this.
+    (xs,), (dxs,) = primals, tangents
+    if not width:
+        return _tournament(xs, dxs)
+    gates = _gates(xs, _sharpness(xs, width, mean))
+    return _max_of(xs, width, mean), _dot(gates, dxs)
 
 
 @jax.custom_jvp
-def _winner(x: jax.Array, sharpness: jax.Array) -> jax.Array:
-    return _is_winner(x).astype(x.dtype)
+def _gates(xs: Arrays, sharpness: jax.Array) -> Arrays:
+    """One of them 1, where the winner is, the others 0."""
+    winner = _winner(xs)
+    return tuple((winner == i).astype(xs[0].dtype) for i in range(len(xs)))
 
 
-@_winner.defjvp
-def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (x, sharpness), (tangent, _) = primals, tangents
-    share = jax.nn.softmax(sharpness * x, axis=0)
-    mean = jnp.sum(share * tangent, axis=0, keepdims=True)
-    return _winner(x, sharpness), sharpness * share * (tangent - mean)
+@_gates.defjvp
+def _(primals: tuple[Arrays, jax.Array], tangents: tuple[Arrays, jax.Array]) -> tuple[Arrays, Arrays]:
+    (xs, sharpness), (dxs, _) = primals, tangents
+    greatest = functools.reduce(jnp.maximum, xs)
+    powers = [jnp.exp(sharpness * (x - greatest)) for x in xs]
+    total = functools.reduce(jnp.add, powers)
+    shares = tuple(power / total for power in powers)
+    mean = _dot(shares, dxs)
+    return _gates(xs, sharpness), tuple(sharpness * share * (dx - mean) for share, dx in zip(shares, dxs, strict=True))
 
 
-def _is_winner(x: jax.Array) -> jax.Array:
-    a, b, c, d = x
-    first, second = jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3)
-    # As wide as float32, so that comparing and choosing run in vectors of one length.
-    winner = jnp.where(jnp.maximum(a, b) >= jnp.maximum(c, d), first, second).astype(jnp.int32)
-    return winner[None] == jax.lax.broadcasted_iota(jnp.int32, (4,) + (1,) * winner.ndim, 0)
+def _winner(xs: Arrays) -> jax.Array:
+    """The number of the greatest, of the first if several are; as wide as float32, so that vectors are of one length."""
+    return _tournament(xs, tuple(jnp.full(xs[0].shape, i, jnp.int32) for i in range(len(xs))))[1]
 
 
-def _sharpness(x: jax.Array, width: float, mean: Mean) -> jax.Array:
+def _tournament(xs: Arrays, prizes: Arrays) -> tuple[jax.Array, jax.Array]:
+    """The greatest, and its prize; a tie goes to the first."""
+    if len(xs) == 1:
+        return xs[0], prizes[0]
+    half = (len(xs) + 1) // 2
+    (left, mine), (right, yours) = _tournament(xs[:half], prizes[:half]), _tournament(xs[half:], prizes[half:])
+    return jnp.maximum(left, right), jnp.where(left >= right, mine, yours)
+
+
+def _dot(xs: Arrays, ys: Arrays) -> jax.Array:
+    return functools.reduce(jnp.add, [x * y for x, y in zip(xs, ys, strict=True)])
+
+
+def _sharpness(xs: Arrays, width: float, mean: Mean) -> jax.Array:
     """1 / (width * rms of each example); 0, a gate that never moves, for an example that is all zeros."""
-    rms = jnp.sqrt(mean(jax.lax.stop_gradient(x) ** 2))
+    squares = [mean(jax.lax.stop_gradient(x) ** 2) for x in xs]
+    rms = jnp.sqrt(functools.reduce(jnp.add, squares) / len(xs))
     return jnp.where(rms > 0, 1 / (width * jnp.where(rms > 0, rms, 1)), 0)

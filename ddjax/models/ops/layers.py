@@ -6,13 +6,15 @@ times). Elsewhere both are the backend's own. Numbers: benchmarks/.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddjax.models.ops.gates import max_of_four
+from ddjax.models.ops import winograd
+from ddjax.models.ops.gates import max_of
 from ddjax.models.ops.planes import Planes, conv_max_pool as planes_conv_max_pool, from_planes, to_planes
 from ddjax.models.ops.product import product
 
@@ -37,6 +39,16 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         return conv(x, kernel, padding=self.padding, stride=self.stride) + bias.reshape(1, 1, 1, -1)
+
+
+class InstanceNorm(nn.Module):
+    """`instance_norm` with a scale, from ones, and a bias, from zeros, of each channel."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],), jnp.float32)
+        return instance_norm(x, scale, bias)
 
 
 def arrange(pictures: jax.Array) -> Pictures:
@@ -94,9 +106,11 @@ def conv(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0, stride: int 
     """Convolution: [n, H, W, C] with kernel [k, k, C, F] and zero padding on each side -> [n, H', W', F]."""
     if not _on_cpu():
         return _native_conv(inputs, kernel, padding, stride)
-    k = kernel.shape[0]
-    patches = _windows(inputs, size=k, stride=stride, padding=padding)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    if winograd.suits(kernel, stride):
+        return winograd.conv(inputs, kernel, ((padding, padding),) * 2)
+    patches = _windows(inputs, size=len(kernel), stride=stride, padding=padding)
+    flat = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(patches.shape[-1], -1))
+    return flat.reshape(*patches.shape[:-1], -1)
 
 
 def conv_max_pool(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0, gate_width: float = 0.0) -> jax.Array:
@@ -115,29 +129,60 @@ def max_pool_2x2(inputs: jax.Array, *, gate_width: float = 0.0) -> jax.Array:
     n, height, width, channels = inputs.shape
     rows, cols = height // 2, width // 2
     blocks = inputs[:, : 2 * rows, : 2 * cols].reshape(n, rows, 2, cols, 2, channels)
-    candidates = blocks.transpose(2, 4, 0, 1, 3, 5).reshape(4, n, rows, cols, channels)
-    return max_of_four(candidates, gate_width, _mean_of_second)
+    candidates = [column.reshape(n, rows, cols, channels) for row in _split(blocks, 2) for column in _split(row, 4)]
+    return max_of(candidates, gate_width)
 
 
-def _mean_of_second(x: jax.Array) -> jax.Array:
-    """[4, n, ...] -> [1, n, 1, ...]: the mean over each example of the candidates of `max_of_four`."""
-    return jnp.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
+def _split(x: jax.Array, axis: int) -> list[jax.Array]:
+    """Slices of size 1 along `axis`, whose derivative joins them in one pass, where that of indexing adds padded ones."""
+    return cast(list[jax.Array], jax.lax.split(x, (1,) * x.shape[axis], axis))
 
 
-def max_pool_3x3(inputs: jax.Array, *, padding: int = 1) -> jax.Array:
+def max_pool_3x3(inputs: jax.Array, *, padding: int = 1, gate_width: float = 0.0) -> jax.Array:
     """Max over 3x3 windows at stride 2: [n, H, W, C] -> [n, H', W', C], H' being (H + 2 * padding - 1) // 2.
 
-    A last row or column that no whole window reaches is dropped; `padding` is 0 or 1 and never wins.
+    A last row or column that no whole window reaches is dropped; `padding` is 0 or 1 and never wins. It is the maximum along
+    one side, then along the other, each with its own gates of `gate_width` (see `gates`).
     """
-    low = cast(Any, jnp.finfo)(inputs.dtype).min
-    n, height, width, channels = inputs.shape
-    rows, cols = ((length + 2 * padding - 1) // 2 for length in (height, width))
-    # Enough after the last row and column to make whole pairs: window r covers rows 2r, 2r+1 and 2r+2.
-    before_after = [(padding, 2 * out + 2 - padding - size) for out, size in ((rows, height), (cols, width))]
-    x = jnp.pad(inputs, ((0, 0), *before_after, (0, 0)), constant_values=low)
-    x = x.reshape(n, rows + 1, 2, cols + 1, 2, channels)
-    x = jnp.maximum(jnp.maximum(x[:, :rows, 0], x[:, :rows, 1]), x[:, 1:, 0])
-    return jnp.maximum(jnp.maximum(x[:, :, :cols, 0], x[:, :, :cols, 1]), x[:, :, 1:, 0])
+    for axis in (1, 2):
+        inputs = max_of(_threes(inputs, axis, padding), gate_width)
+    return inputs
+
+
+def _threes(x: jax.Array, axis: int, padding: int) -> list[jax.Array]:
+    """The three neighbours of every window along `axis`, at stride 2; `padding` on each side never wins."""
+    size = x.shape[axis]
+    out = (size + 2 * padding - 1) // 2
+    low = cast(Any, jnp.finfo)(x.dtype).min
+    # Enough after the last to make whole pairs: window r covers 2r, 2r+1 and 2r+2.
+    around = [(padding, 2 * out + 2 - padding - size, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+    lead, rest = x.shape[:axis], x.shape[axis + 1 :]
+    pairs = jax.lax.pad(x, jnp.asarray(low, x.dtype), around).reshape(*lead, out + 1, 2, *rest)
+    even, odd = (part.reshape(*lead, out + 1, *rest) for part in _split(pairs, axis + 1))
+    return [
+        jax.lax.slice_in_dim(part, start, start + out, axis=axis) for part, start in ((even, 0), (odd, 0), (even, 1))
+    ]
+
+
+def average_pool_2x2(inputs: jax.Array) -> jax.Array:
+    """Mean over non-overlapping 2x2 blocks of [n, H, W, C]; an odd last row or column is dropped."""
+    x = inputs[:, : inputs.shape[1] // 2 * 2, : inputs.shape[2] // 2 * 2]
+    for axis in (1, 2):
+        lead, rest = x.shape[:axis], x.shape[axis + 1 :]
+        first, second = _split(x.reshape(*lead, -1, 2, *rest), axis + 1)
+        x = (first + second).reshape(*lead, -1, *rest)
+    return x / 4
+
+
+def instance_norm(inputs: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5) -> jax.Array:
+    """Each channel of each picture of [n, H, W, C] with mean 0 and variance 1, then times `scale` [C] plus `bias` [C].
+
+    (Ulyanov et al., 2016, arXiv 1607.08022; GroupNorm with as many groups as channels. No running state.)
+    """
+    mean = jnp.mean(inputs, axis=(1, 2), keepdims=True)
+    centred = inputs - mean
+    variance = jnp.mean(centred**2, axis=(1, 2), keepdims=True)
+    return centred * (jax.lax.rsqrt(variance + epsilon) * scale.reshape(1, 1, 1, -1)) + bias.reshape(1, 1, 1, -1)
 
 
 def local_response_norm(
@@ -148,7 +193,23 @@ def local_response_norm(
     squares = jnp.pad(inputs**2, ((0, 0),) * (inputs.ndim - 1) + ((before, size - 1 - before),))
     channels = inputs.shape[-1]
     mean = sum(squares[..., i : i + channels] for i in range(size)) / size
-    return inputs / (k + alpha * mean) ** beta
+    return inputs * _inverse_power(k + alpha * mean, beta)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _inverse_power(x: jax.Array, beta: float) -> jax.Array:
+    """x ** -beta, for x > 0: of beta = 3/4 by square roots, which cost far less than an exponential of a logarithm."""
+    if beta != 0.75:
+        return x**-beta
+    root = jax.lax.rsqrt(x)
+    return root * jnp.sqrt(root)
+
+
+@_inverse_power.defjvp
+def _(beta: float, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    value = _inverse_power(x, beta)
+    return value, -beta * value / x * tangent
 
 
 def _native_conv(inputs: jax.Array, kernel: jax.Array, padding: int, stride: int = 1) -> jax.Array:

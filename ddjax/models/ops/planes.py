@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from ddjax.models.ops.gates import max_of_four
+from ddjax.models.ops.gates import max_of
 from ddjax.models.ops.product import product
 
 
@@ -78,8 +78,8 @@ def conv_max_pool(planes: Planes, kernel: jax.Array, *, padding: int = 0, gate_w
     span = -(-(stride + k - 1) // stride)  # blocks that one window spans
     rows, cols = height // stride, width // stride
     windows = _windows(_blocks(planes, stride, padding, (rows + span - 1, cols + span - 1)), span)
-    candidates = product(_expanded(kernel, tile), windows.rows, 0, 0).reshape(4, tile * tile * features, -1)
-    pooled = max_of_four(candidates, gate_width, windows.mean_of_example)
+    candidates = jnp.split(product(_expanded(kernel, tile), windows.rows, 0, 0), 4)
+    pooled = max_of(candidates, gate_width, windows.mean_of_example)
     return Planes(pooled, tile, features, windows.shape)
 
 

@@ -20,21 +20,27 @@ _TESTED = "0.10.0 to 0.12.0"
 def product(a: jax.Array, b: jax.Array, axis_a: int = 1, axis_b: int = 0) -> jax.Array:
     """Contracts axis `axis_a` of the matrix `a` with axis `axis_b` of the matrix `b`: [rest of a, rest of b].
 
-    By default a @ b. Both are two-dimensional and of one dtype; derivatives of every order and `vmap` are supported.
+    By default a @ b. Both are of one dtype; with more than two axes they are stacks of matrices, of equal leading axes, which
+    are multiplied one by one. Derivatives of every order and `vmap` are supported.
     Under `jax.default_matmul_precision("bfloat16")` both are rounded to bfloat16 and their products summed in their own
     dtype, on every backend; any other precision is left to JAX.
 
     Raises:
-      TypeError: a and b differ in dtype.
+      TypeError: a and b differ in dtype or in their leading axes.
     """
     if a.dtype != b.dtype:
         raise TypeError(f"product of {a.dtype} and {b.dtype}: give both one dtype")
+    if a.shape[:-2] != b.shape[:-2]:
+        raise TypeError(
+            f"product of stacks {a.shape[:-2]} and {b.shape[:-2]} of matrices: give both the same leading axes"
+        )
     precision = cast(Any, jax.config).jax_default_matmul_precision
     return cast(jax.Array, _product_p.bind(a, b, axis_a=axis_a, axis_b=axis_b, precision=precision))
 
 
 def _dot(a: jax.Array, b: jax.Array, *, axis_a: int, axis_b: int, precision: str | None) -> jax.Array:
-    dimensions = (((axis_a,), (axis_b,)), ((), ()))
+    stack = tuple(range(a.ndim - 2))
+    dimensions = (((a.ndim - 2 + axis_a,), (b.ndim - 2 + axis_b,)), (stack, stack))
     if precision == "bfloat16":  # which XLA's own option of that name leaves undone on CPUs
         a16, b16 = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
         return jax.lax.dot_general(a16, b16, dimensions, preferred_element_type=a.dtype)
@@ -68,7 +74,7 @@ def _registered() -> Any:
     from jax.interpreters.mlir import lower_fun, register_lowering
 
     def typed(a: ShapedArray, b: ShapedArray, *, axis_a: int, axis_b: int, precision: str | None) -> ShapedArray:
-        return ShapedArray((a.shape[1 - axis_a], b.shape[1 - axis_b]), a.dtype)
+        return ShapedArray((*a.shape[:-2], a.shape[-1 - axis_a], b.shape[-1 - axis_b]), a.dtype)
 
     primitive: Any = Primitive("product")
     primitive.def_impl(jax.jit(_dot, static_argnames=("axis_a", "axis_b", "precision")))
