@@ -21,6 +21,13 @@ class Layer(NamedTuple):
     kernel: tuple[int, ...]
 
 
+class Norm(NamedTuple):
+    """The scale, from ones, and the bias, from zeros, of a norm's channels."""
+
+    name: str
+    channels: int
+
+
 class LeNet:
     """ddjax.models.lenet on inputs [b, C, H, W], weights from a flat vector."""
 
@@ -81,15 +88,40 @@ class AlexCifarNet:
         return functional.linear(x, w5, b5)
 
 
-NETWORKS = {"lenet": LeNet, "alexcifar": AlexCifarNet}
+class ConvNet:
+    """ddjax.models.convnet.ConvNet of width 128 and depth 3 on inputs [b, C, H, W], weights from a flat vector."""
+
+    def __init__(self, channels: int = 3, size: int = 32, num_classes: int = 10):
+        self.flat_shape = (128, size // 8, size // 8)
+        layers: list[Layer | Norm] = []
+        for i, before in enumerate((channels, 128, 128), start=1):
+            layers += [Layer(f"conv{i}", (128, before, 3, 3)), Norm(f"norm{i}", 128)]
+        self.layers = (*layers, Layer("dense", (num_classes, 128 * (size // 8) ** 2)))
+
+    def __call__(self, weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        for i in range(0, 12, 4):
+            kernel, bias, scale, shift = weights[i : i + 4]
+            x = functional.conv2d(x, kernel, bias, padding=1)
+            x = functional.group_norm(x, len(scale), scale, shift)
+            x = functional.avg_pool2d(functional.relu(x), 2)
+        return functional.linear(x.flatten(1), *weights[12:])
+
+
+NETWORKS = {"lenet": LeNet, "alexcifar": AlexCifarNet, "convnet": ConvNet}
 
 
 class Reference:
     """The outer step of the authors' algorithm for one network architecture, on `device`."""
 
-    def __init__(self, network: LeNet | AlexCifarNet, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, network: LeNet | AlexCifarNet | ConvNet, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ):
         self.network, self.device, self.dtype = network, device, dtype
-        self.shapes = [shape for layer in network.layers for shape in (layer.kernel, layer.kernel[:1])]
+        self.shapes = [
+            shape
+            for layer in network.layers
+            for shape in ([(layer.channels,)] * 2 if isinstance(layer, Norm) else (layer.kernel, layer.kernel[:1]))
+        ]
         self.sizes = [math.prod(shape) for shape in self.shapes]
 
     def apply(self, weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
@@ -97,9 +129,13 @@ class Reference:
         return self.network(parts, inputs)
 
     def init(self) -> torch.Tensor:
-        """Fresh weights, Xavier normal, biases zero: one flat vector."""
+        """Fresh weights, Xavier normal, biases zero, scales one: one flat vector."""
         parts = []
         for layer in self.network.layers:
+            if isinstance(layer, Norm):
+                scale = torch.ones(layer.channels, device=self.device, dtype=self.dtype)
+                parts += [scale, torch.zeros_like(scale)]
+                continue
             kernel = torch.empty(layer.kernel, device=self.device, dtype=self.dtype)
             parts += [torch.nn.init.xavier_normal_(kernel).flatten(), kernel.new_zeros(layer.kernel[0])]
         return torch.cat(parts)
@@ -108,8 +144,11 @@ class Reference:
         """ddjax's weights (NumPy leaves; channels last, kernels [k, k, in, out]) as one flat vector."""
         parts = []
         for layer in self.network.layers:
+            if isinstance(layer, Norm):
+                parts += [torch.tensor(params[layer.name][part]) for part in ("scale", "bias")]
+                continue
             kernel, bias = (torch.tensor(params[layer.name][part]) for part in ("kernel", "bias"))
-            if layer.name == "dense1":  # ddjax flattens [H, W, C], PyTorch [C, H, W]
+            if layer.name in ("dense1", "dense"):  # ddjax flattens [H, W, C], PyTorch [C, H, W]
                 channels, *side = self.network.flat_shape
                 kernel = kernel.view(*side, channels, -1).permute(2, 0, 1, 3).flatten(0, 2)
             kernel = kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T

@@ -13,6 +13,7 @@ from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
 from ddjax.data import Split, Standardise
+from ddjax.evaluation import measure
 from ddjax.evaluation.measure import confusion, evaluate, measure_trained, score
 from ddjax.experiment.outer import first_iterate, make_validation
 from ddjax.experiment.setup import set_up
@@ -84,10 +85,11 @@ def numpy_points(params, distilled, split):
 
 @pytest.mark.parametrize("size", [37, 40, 3])
 @pytest.mark.parametrize("batch_size", [10, 1000])
-def test_score_is_that_of_numpy(size, batch_size):
+def test_score_is_that_of_numpy(monkeypatch, size, batch_size):
     """Sizes that fill their last batch and sizes that do not."""
     split, params = make_split(size), init(jax.random.key(0))
-    scored = jax.jit(partial(score, apply, batch_size=batch_size))
+    monkeypatch.setattr(measure, "batch_that_fits", lambda *_: batch_size)
+    scored = jax.jit(partial(score, apply))
     for turn in range(K):  # so that the last example is a hit in one of them and a miss in the others
         turned = jnp.roll(params, turn, axis=1)
         accuracy, loss = scored(turned, split)
@@ -180,3 +182,21 @@ print("sklearn" in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
+
+
+def test_memory_of_scoring_follows_the_network():
+    """What one example takes is read off the network's trace, of functions within it too; larger ones go in fewer at a time."""
+
+    def apply(params, inputs):
+        hidden = jax.jit(lambda x: jnp.maximum(x @ params, 0))(inputs)
+        return jax.nn.relu(hidden)[:, :3]
+
+    params, example = jnp.ones((5, 100)), jnp.ones(5)
+    counted = measure.activation_bytes(apply, params, example)
+    assert counted == 4 * (100 + 100 + 100 + 3)
+    split = Split(jnp.ones((7, 5)), jnp.zeros(7, jnp.int32), lambda x: x)
+    assert measure.batch_that_fits(apply, params, split) == 1000
+    wide = jnp.ones((5, 10**6))
+    assert measure.batch_that_fits(apply, wide, split) == 2**32 // (8 * (3 * 4 * 10**6 + 12)) < 1000
+    accuracy, loss = measure.score(apply, wide, split)
+    assert accuracy == 1 and loss == pytest.approx(np.log(3), rel=1e-6)

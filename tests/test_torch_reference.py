@@ -22,7 +22,10 @@ pytestmark = pytest.mark.usefixtures("x64")
 STEPS, EPOCHS, NETS, BATCH = 3, 2, 2, 6
 
 
-@pytest.mark.parametrize(("name", "shape", "rate"), [("lenet", (28, 28, 1), 0.1), ("alexcifar", (32, 32, 3), 0.02)])
+@pytest.mark.parametrize(
+    ("name", "shape", "rate"),
+    [("lenet", (28, 28, 1), 0.1), ("alexcifar", (32, 32, 3), 0.02), ("convnet", (16, 16, 3), 0.02)],
+)
 def test_meta_gradients_are_equal(name, shape, rate):
     random = np.random.RandomState(0)
     classes = np.tile(np.arange(10), (STEPS, 1))

@@ -23,6 +23,8 @@ from ddjax.data import Split
 # The setting in which everything here computes; as a context it reaches what is traced within it.
 float32 = functools.partial(jax.default_matmul_precision, "float32")
 
+_ROOM = 2**32  # bytes; the greater part of what `activation_bytes` counts is forgotten on the way
+
 
 class Evaluation(NamedTuple):
     """Scores of networks at the points of their training on distilled data.
@@ -70,9 +72,34 @@ class Scores(NamedTuple):
         }
 
 
-def score(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000) -> tuple[jax.Array, jax.Array]:
-    """Accuracy (fraction) and mean cross-entropy of one network over all of `split`, in batches; jittable."""
-    size = split.labels.shape[0]
+def activation_bytes(apply: Apply, params: Params, example: jax.Array) -> int:
+    """Bytes of all that a network computes on its way from one example [...] to its logits, were nothing of it forgotten.
+
+    Read off its trace: nothing is computed.
+    """
+
+    def total(jaxpr: Any) -> int:
+        size = 0
+        for equation in jaxpr.eqns:
+            parts = [getattr(part, "jaxpr", part) for part in jax.tree.leaves(list(equation.params.values()))]
+            inner = [part for part in parts if hasattr(part, "eqns")]  # of a function within, which counts for it
+            size += (
+                sum(map(total, inner)) if inner else sum(o.aval.size * o.aval.dtype.itemsize for o in equation.outvars)
+            )
+        return size
+
+    return total(jax.make_jaxpr(apply)(params, example[None]).jaxpr)
+
+
+def batch_that_fits(apply: Apply, params: Params, split: Split) -> int:
+    """Examples that `score` takes at a time: as many as eight networks side by side have room for, at most a thousand."""
+    example = split.transform(split.inputs[:1])[0]
+    return int(np.clip(_ROOM // (8 * activation_bytes(apply, params, example)), 1, 1000))
+
+
+def score(apply: Apply, params: Params, split: Split) -> tuple[jax.Array, jax.Array]:
+    """Accuracy (fraction) and mean cross-entropy of one network over all of `split`, in batches that fit; jittable."""
+    size, batch_size = split.labels.shape[0], batch_that_fits(apply, params, split)
     batches = -(-size // batch_size)
     index = jnp.arange(batches * batch_size)
     counts = (index < size).reshape(batches, batch_size)  # the last batch is filled up with examples that do not count
@@ -92,8 +119,9 @@ def score(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000)
     return hits / size, loss / size
 
 
-def predictions(apply: Apply, params: Params, split: Split, *, batch_size: int = 1000) -> jax.Array:
-    """The class that one network predicts for each example of `split`, int32 [n], in batches; jittable."""
+def predictions(apply: Apply, params: Params, split: Split) -> jax.Array:
+    """The class that one network predicts for each example of `split`, int32 [n], in batches that fit; jittable."""
+    batch_size = batch_that_fits(apply, params, split)
 
     def predict(example: jax.Array) -> jax.Array:
         return jnp.argmax(apply(params, split.transform(example[None]))[0]).astype(jnp.int32)
