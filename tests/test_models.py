@@ -42,6 +42,8 @@ def test_conv_equals_the_native_one(x64, height, width, k, padding):
 def test_conv_of_many_channels_equals_the_native_one(x64, height, width, k, padding):
     inputs, kernel = random_arrays((2, height, width, 8), (k, k, 8, 3))
     assert winograd.suits(kernel, 1) and not winograd.suits(kernel, 2) and not winograd.suits(kernel[:, :, :3], 1)
+    with jax.default_matmul_precision("bfloat16"):  # whose rounding it would make worse
+        assert not winograd.suits(kernel, 1)
     ours, native = (partial(f, padding=padding) for f in (layers.conv, native_conv))
     assert_same_derivatives(ours, native, inputs, kernel)
 

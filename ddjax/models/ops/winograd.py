@@ -12,6 +12,7 @@ derivative of it is products again, and they share what they have in common: the
 import functools
 import math
 from fractions import Fraction
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +29,14 @@ _POINTS = {3: (0, 1, -1, Fraction(1, 2), -Fraction(1, 2)), 5: (0, 1, -1, Fractio
 
 
 def suits(kernel: jax.Array, stride: int) -> bool:
-    """Whether `conv` can, and is the faster form: of few channels the tiles cost more than they save (benchmarks/conv.py)."""
+    """Whether `conv` can, and is the faster form: of few channels the tiles cost more than they save.
+
+    Products in bfloat16 are left to other forms, since values at the points are larger than what they are of, and so is what
+    rounding takes from them.
+    """
     height, width, channels, _ = kernel.shape
-    return stride == 1 and height == width and height in _POINTS and channels >= 8
+    rounded = cast(Any, jax.config).jax_default_matmul_precision == "bfloat16"
+    return stride == 1 and height == width and height in _POINTS and channels >= 8 and not rounded
 
 
 def conv(inputs: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
