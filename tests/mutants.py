@@ -47,11 +47,14 @@ SHARP = f"{W}::test_learned_labels_start_sharp_and_become_targets_by_softmax"
 OPTIMISER = f"{W}::test_the_optimiser_is_adam_as_written_down"
 ADAM = f"{W}::test_adam_inside_is_adam_with_a_root_that_stays_away_from_zero"
 SETTING = f"{W}::test_every_setting_changes_what_a_run_computes_or_reports"
+AUGMENTED = f"{W}::test_real_minibatches_are_augmented_wherever_networks_learn_from_them"
+VARIANTS = "tests/test_augment.py::test_every_crop_and_mirror_image_occurs_and_nothing_else"
 APART = (
     "tests/test_experiment.py::test_random_pretrained_keeps_apart_what_it_draws_what_it_chooses_by_and_what_it_reports"
 )
 EXPERIMENT, INNER, OUTER = "tests/test_experiment.py", "tests/test_inner.py", "tests/test_outer.py"
 EVALUATE, BASELINES, POISON = "tests/test_evaluate.py", "tests/test_baselines.py", "tests/test_poisoning.py"
+PRETRAIN = "tests/test_pretrain.py"
 
 
 def of_setting(name: str) -> tuple[str, ...]:
@@ -65,7 +68,7 @@ MUTANTS = (
     Mutant("the iterate is chosen on the test set", "experiment/outer.py", "experiment.outer(experiment.valid)",
            "experiment.outer(experiment.test)", (WATCHED,), named=True),
     Mutant("the full-data baseline is trained on the test set", "experiment/outcome.py",
-           "plain, experiment.outer(train), test)", "plain, test, test)", (WATCHED,), named=True),
+           "plain, experiment.outer(train), test,", "plain, test, test,", (WATCHED,), named=True),
     Mutant("the full-data baseline is trained on the test set, further down", "training/fit.py",
            "params = fit(key, problem.inner_loss, params, train, draw_batch",
            "params = fit(key, problem.inner_loss, params, test, draw_batch", (WATCHED,), named=True),
@@ -121,6 +124,35 @@ MUTANTS = (
     Mutant("remat is ignored", "experiment/distill.py", "remat=recipe.inner.remat", "remat=False",
            (SIZES,), named=True),
     Mutant("remat is lost in the layout", "core/meta.py", "remat=layout.remat", "remat=False", of_setting("remat")),
+    # Augmentation of real minibatches
+    Mutant("augment is ignored", "experiment/setup.py", "make_augment(recipe.data.augment,", 'make_augment("none",',
+           of_setting("augment"), named=True),
+    Mutant("outer steps are not augmented", "experiment/outer.py", "num_classes, experiment.augment)",
+           "num_classes, None)", (AUGMENTED,), named=True),
+    Mutant("training on all the data is not augmented", "experiment/outcome.py", "augment=experiment.augment",
+           "augment=None", (AUGMENTED,), named=True),
+    Mutant("training on all the data is not augmented, further down", "training/fit.py",
+           "make_draw_batch(batch_size, num_classes, augment)", "make_draw_batch(batch_size, num_classes, None)",
+           (AUGMENTED,)),
+    Mutant("the paper's full-data baseline is not augmented", "paper/budgets.py", 'nets["augment"] = experiment.augment',
+           'nets["augment"] = None', (AUGMENTED,)),
+    Mutant("pools are not augmented", "training/pretrain.py", "dataset.num_classes, augment)",
+           "dataset.num_classes, None)", (AUGMENTED,)),
+    Mutant("pools do not tell their augmentation", "training/pretrain.py", "None if changed_by is None else augment,",
+           "None,", (f"{PRETRAIN}::test_an_augmented_pool_is_another_pool",), named=True),
+    Mutant("the edge is repeated", "data/augment.py", "last - jnp.abs(last - jnp.abs(", "last - jnp.abs(last - jnp.abs(1 + ",
+           (VARIANTS,), named=True),
+    Mutant("no crop begins behind the picture's own", "data/augment.py", "-PADDING, PADDING + 1", "-PADDING, PADDING",
+           (VARIANTS,), named=True),
+    Mutant("rows and columns move together", "data/augment.py", "_window(row_key, count, height)",
+           "_window(column_key, count, height)", (VARIANTS,), named=True),
+    Mutant("pictures are turned upside down", "data/augment.py", "pictures[:, :, ::-1]", "pictures[:, ::-1]",
+           (VARIANTS,), named=True),
+    Mutant("all pictures are mirrored, or none", "data/augment.py", "shape=(len(pictures), 1, 1, 1)",
+           "shape=(1, 1, 1, 1)", (VARIANTS,)),
+    Mutant("digits are mirrored", "data/augment.py", '"crop": crop,', '"crop": crop_flip,', (VARIANTS,), named=True),
+    Mutant("pictures smaller than the padding are taken", "data/augment.py", "min(input_shape[:2]) < smallest",
+           "min(input_shape[:2]) < 1", ("tests/test_augment.py::test_examples_that_cannot_be_augmented",)),
     # Settings on their way to where a run starts
     Mutant("start is ignored", "experiment/outer.py", 'if settings.start == "real":', "if False:",
            of_setting("start"), named=True),

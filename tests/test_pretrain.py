@@ -271,12 +271,28 @@ def test_what_exists_is_not_overwritten(tmp_path, digits, whole):
         ({"test_nets": 4}, "test_nets 2 there, 4 now"),
         ({"training": TRAINING._replace(steps=61)}, "'steps': 60} there, {'steps': 61,"),
         ({"about": {"model": "mlp", "weights": "he"}}, "weights None there, he now"),
+        ({"augment": "crop"}, "augment None there, crop now"),
     ]
     for changes, what in other:
         message = refused(make, path, digits, resume=True, **{"about": {"model": "mlp"}, **changes})
         assert message.startswith(f"{path} holds other networks (") and what in message
         assert message.endswith("): repeat its settings or choose another --pool")
     assert path.read_bytes() == whole[0].read_bytes()
+
+
+def test_an_augmented_pool_is_another_pool(tmp_path, digits):
+    """It says so, and goes on as what it is."""
+    path, options = tmp_path / "pool", {"training": Training(3, 8), "num_nets": 1, "test_nets": 1}
+    plain = make(tmp_path / "plain", digits, **options)
+    assert plain.metadata["augment"] is None
+    pool = make(path, digits, augment="crop", **options)
+    assert pool.metadata["augment"] == "crop" and not same_bits(pool.train, plain.train)
+    assert "augment crop there, None now" in refused(make, path, digits, resume=True, **options)
+    assert same_bits(make(path, digits, augment="crop", resume=True, **options).train, pool.train)
+    assert refused(make, tmp_path / "none", digits, augment="turn").startswith(
+        "--augment is 'turn': choose one of none, "
+    )
+    assert not (tmp_path / "none").exists()
 
 
 def test_other_data_are_other_networks(tmp_path, digits, whole):

@@ -450,6 +450,22 @@ def test_the_life_of_a_run(ddjax, monkeypatch, stop_at, tmp_path):
     assert artifact.load_artifact(out).metadata["outer_steps"] == 14
 
 
+def test_an_augmented_run_that_is_resumed_is_bitwise_the_one_that_is_not(ddjax, stop_at, tmp_path):
+    """What a picture goes through is drawn from the key of its step, and so nothing of it is to be kept."""
+    pictures = np.random.RandomState(0).randint(0, 256, (120, 6, 6, 1), np.uint8)
+    y = np.arange(120) % 3
+    np.savez(tmp_path / "own.npz", x_train=pictures[:90], y_train=y[:90], x_test=pictures[90:], y_test=y[90:])
+    options = ("--augment", "crop-flip", "--no-compare", "--resume", "--out")
+    stop_at(3)
+    assert ddjax(*arguments(6, 4, *options, "out"))[0] == 143
+    stop_at(None)
+    for out in ("out", "whole"):
+        assert ddjax(*arguments(6, 4, *options, out))[0] == 0
+    assert metrics(tmp_path / "out") == metrics(tmp_path / "whole")
+    for name in ("distilled.safetensors", "summary.json"):
+        assert contents(tmp_path / "out")[name] == contents(tmp_path / "whole")[name]
+
+
 def test_a_run_that_diverges_says_so_in_one_line(ddjax, tmp_path):
     status, _, errors = ddjax(*arguments(12, 4, "--out", "out", "--inner-lr", "1e30", "--model", "mlp"))
     assert (status, errors.count("\n")) == (1, 1)

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Layout
 from ddjax.core.outer import Distiller, DistillState, Info
 from ddjax.data import Dataset, Standardise, make_draw_batch, parse_shape
+from ddjax.data.augment import crop
 from ddjax.evaluation import baselines
 from ddjax.experiment import distill as distilling, outcome, outer as outer_loop
 from ddjax.experiment.outer import build_distiller, first_iterate, make_optimizer
@@ -30,12 +32,13 @@ from ddjax.experiment.replay import evaluate_artifact
 from ddjax.experiment.setup import set_up
 from ddjax.experiment.starts import make_starts, networks_of
 from ddjax.models import build_model
+from ddjax.paper.budgets import Budget
 from ddjax.recipes import RECIPES, Outer, Recipe, get_recipe
 from ddjax.recipes.schema import SETTINGS
 from ddjax.storage.artifact import load_artifact
 from ddjax.storage.metrics import read_metrics
 from ddjax.storage.pools import Pool, write_pool
-from ddjax.training import fit, loop
+from ddjax.training import fit, loop, pretrain as pretraining
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 
@@ -428,6 +431,7 @@ OTHER = {
     "data": "b.npz",
     "pictures": "5x5x1",
     "poison": "0:1",
+    "augment": "crop",
     "model": "linear",
     "weights": "he",
     "gate_width": 0.5,
@@ -460,6 +464,8 @@ ELSEWHERE = {
     "source": "what `ddjax pretrain` trains a pool on, and nothing that a distillation reads: test_pretrain.py",
     "checkpoint": "weights of AlexNet alone: test_imagenet.py",
 }
+# What a setting needs to make sense: pictures as large as the padding wants them.
+NEEDS: dict[str, dict[str, Any]] = {"augment": {"pictures": "5x5x1"}}
 PLAIN = Recipe().replace(
     **{"model": "mlp", "init": "random", "outer_steps": 2, "batch_size": 4, "eval_every": 2},
     **{"valid_nets": 2, "test_nets": 2},
@@ -518,7 +524,41 @@ def test_every_setting_changes_what_a_run_computes_or_reports(plain, name):
     value = OTHER[name]  # a new setting wants a line in OTHER, or a reason in ELSEWHERE
     if name in ("data", "pool"):
         value = str(folder / value)
+    if name in NEEDS:
+        recipe = recipe.replace(**NEEDS[name])
+        found = computed(recipe)
     assert computed(recipe.replace(**{name: value})) != found
+
+
+def test_nothing_but_the_outer_step_is_augmented_of_a_distillation(plain):
+    """Not what it starts from, not the validation, not the test examples."""
+    recipe = plain[0].replace(pictures="5x5x1", start="real")
+    without, augmented = computed(recipe), computed(recipe.replace(augment="crop-flip"))
+    assert "random_bits" in augmented[0] and len(without) == len(augmented)
+    assert [i for i, (a, b) in enumerate(zip(without, augmented, strict=True)) if a != b] == [0]
+
+
+def test_real_minibatches_are_augmented_wherever_networks_learn_from_them(tmp_path, monkeypatch):
+    """In the outer loop, in training on all the data, there and for the paper's tables, and in that of pools."""
+    seen = []
+    for module in (outer_loop, fit, pretraining):
+
+        def noted(*args, module=module, make=module.make_draw_batch):
+            seen.append((module, args[2]))
+            return make(*args)
+
+        monkeypatch.setattr(module, "make_draw_batch", noted)
+    monkeypatch.setattr(fit, "fit", lambda key, loss, params, *_, **__: params)
+    pool = {"source": "digits", "pool": str(tmp_path / "pool"), "model": "linear"}
+    recipe = PLAIN.replace(data="digits", augment="crop", **pool)
+    pretraining.pretrain_for(recipe, num_nets=3, test_nets=1, training=pretraining.Training(1, 8), progress=False)
+    experiment = set_up(recipe)
+    build_distiller(experiment, Layout())
+    first = first_iterate(experiment)
+    monkeypatch.setattr(baselines, "random_real", lambda *_, **__: fit.Scores(np.zeros(1), "left out"))
+    outcome.comparison(experiment, first)
+    Budget(full_data={"num_nets": 1, "steps": 1}).measure("full data", experiment, first)
+    assert seen == [(module, crop) for module in (pretraining, outer_loop, fit, fit)]
 
 
 # The first outer steps of every recipe

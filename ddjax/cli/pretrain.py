@@ -32,6 +32,8 @@ class Pretrain:
     """Data set to train on, if not the recipe's source."""
     pictures: tyro.conf.DisallowNone[str | None] = None
     """Shape of the pictures, as 28x28x1, if not the recipe's."""
+    augment: tyro.conf.DisallowNone[str | None] = None
+    """What its minibatches go through, if not what the recipe's do."""
     model: tyro.conf.DisallowNone[str | None] = None
     """Network, if not the recipe's."""
     pool: tyro.conf.DisallowNone[str | None] = None
@@ -41,7 +43,7 @@ class Pretrain:
     data_dir: DataDir = None
 
     def run(self) -> None:
-        changes = {name: getattr(self, name) for name in ("source", "pictures", "model", "pool")}
+        changes = {name: getattr(self, name) for name in ("source", "pictures", "augment", "model", "pool")}
         recipe = get_recipe(self.recipe).replace(**{name: v for name, v in changes.items() if v is not None})
         from ddjax.training import devices
 

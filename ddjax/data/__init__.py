@@ -1,5 +1,6 @@
 """Data sets: loading, preparing, splitting, transforming and drawing batches on the device."""
 
+from ddjax.data.augment import AUGMENTS, Augment, make_augment
 from ddjax.data.dataset import Dataset, MissingDataError, Split
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.sampling import make_draw_batch
@@ -8,7 +9,9 @@ from ddjax.data.splitting import hold_out
 from ddjax.data.transforms import Standardise, Transform, transform_from_json
 
 __all__ = [
+    "AUGMENTS",
     "DATASETS",
+    "Augment",
     "Dataset",
     "MissingDataError",
     "Split",
@@ -17,6 +20,7 @@ __all__ = [
     "as_pictures",
     "hold_out",
     "load_dataset",
+    "make_augment",
     "make_draw_batch",
     "parse_shape",
     "prepare",

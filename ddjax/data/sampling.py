@@ -1,15 +1,11 @@
 """Real minibatches, drawn, transformed and augmented on the device: one function for the outer loop and for training."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from ddjax.core.outer import DrawBatch
+from ddjax.data.augment import Augment
 from ddjax.data.dataset import Split
-
-# (key, inputs [b, ...] float32) -> inputs of the same shape.
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def make_draw_batch(batch_size: int, num_classes: int, augment: Augment | None = None) -> DrawBatch:
@@ -18,7 +14,8 @@ def make_draw_batch(batch_size: int, num_classes: int, augment: Augment | None =
     Args:
       batch_size: b.
       num_classes: K.
-      augment: changes the drawn inputs, in the space that the network reads, at random; it has a key of its own.
+      augment: changes the drawn inputs, in the space that the network reads, at random (see `make_augment`); it has a key of
+        its own.
 
     Returns:
       A jittable `(key, split) -> (inputs [b, ...] float32 as a network reads them, one-hot targets [b, K] float32)`.

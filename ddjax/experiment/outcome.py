@@ -149,7 +149,9 @@ def comparison(experiment: Experiment, best: DistilledData, *, progress: bool = 
     say("comparing with random real images", progress)
     real = baselines.random_real(experiment.stream("baseline"), plain, best, train, valid, test, **nets)
     say("comparing with training on all the data", progress)
-    full = fit.full_data(experiment.stream("all data"), plain, experiment.outer(train), test)
+    full = fit.full_data(
+        experiment.stream("all data"), plain, experiment.outer(train), test, augment=experiment.augment
+    )
     return {"random_real": real.summary(), "all_data": full.summary()}
 
 

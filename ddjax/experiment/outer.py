@@ -37,7 +37,7 @@ def make_optimizer(settings: Outer) -> optax.GradientTransformation:
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     """The outer loop of a recipe; its step's data set is `Experiment.data`."""
     settings = experiment.recipe.outer
-    draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes)
+    draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes, experiment.augment)
 
     def from_weights(init: Init) -> Distiller:
         problem = experiment.problem._replace(init=init)

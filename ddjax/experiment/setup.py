@@ -12,7 +12,7 @@ from ddjax.core import losses
 from ddjax.core.distilled import fixed_labels, learned_labels
 from ddjax.core.inits import Init
 from ddjax.core.meta import Problem
-from ddjax.data import Dataset, Split, hold_out, load_dataset
+from ddjax.data import Augment, Dataset, Split, hold_out, load_dataset, make_augment
 from ddjax.errors import InputError
 from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
@@ -33,7 +33,8 @@ OWN = "custom"  # what a recipe calls a network that was given as it is, and tha
 class Experiment(NamedTuple):
     """A recipe made concrete: everything a run needs.
 
-    `taken_for` int32 [K] is what the outer loss takes each class for; the problem's `init` is `starts.draw`.
+    `augment` is what real minibatches go through; `taken_for` int32 [K] is what the outer loss takes each class for; the
+    problem's `init` is `starts.draw`.
     """
 
     recipe: Recipe
@@ -41,6 +42,7 @@ class Experiment(NamedTuple):
     train: Split
     valid: Split
     test: Split
+    augment: Augment | None
     model: Model
     problem: Problem
     starts: Starts
@@ -78,11 +80,12 @@ def set_up(
         check_model(model, dataset.input_shape, dataset.num_classes)
     if not model.gated:  # what is written down says nothing of gates that the network never saw
         recipe = recipe.replace(gate_width=0.0)
+    augment = make_augment(recipe.data.augment, dataset.input_shape)
     key = jax.random.key(recipe.seed)
     starts = make_starts(recipe, model, dataset, key)
     problem = make_problem(model, recipe.inner.direction, recipe.inner.learn_labels, starts.draw)
     taken_for = outer_labels(recipe.data, dataset)
-    return Experiment(recipe, dataset, *hold_out(dataset), model, problem, starts, taken_for, key)
+    return Experiment(recipe, dataset, *hold_out(dataset), augment, model, problem, starts, taken_for, key)
 
 
 def recipe_model(recipe: Recipe, dataset: Dataset) -> Model:

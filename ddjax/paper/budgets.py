@@ -68,6 +68,7 @@ class Budget:
         train, valid, test = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
         nets: dict[str, Any] = {"params_N": starts.test.params_N}
         if part == "full data":
+            nets["augment"] = experiment.augment
             return full_data(experiment.stream("all data"), problem, train, test, **nets, **self.full_data).summary()
         if part == "K-NN on random real":
             return knn(like, random_sets(key, like, train, tuning.random_sets), valid, test, tuning=tuning).summary()
@@ -96,6 +97,7 @@ def _on_digits(recipe: Recipe) -> Recipe:
         pool=settings["pool"] and "pools/digits.safetensors",
         checkpoint=None,
         pictures=None,
+        augment="none",
         model="linear",
         gate_width=0.0,
         remat=False,

@@ -30,6 +30,7 @@ def cifar10_poison() -> Recipe:
     """
     return mnist_poison().replace(
         data="cifar10",
+        augment="crop-flip",
         source="cifar10",
         model="alexcifar",
         pool="pools/cifar10-32x32x3-alexcifar.safetensors",

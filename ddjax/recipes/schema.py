@@ -64,6 +64,8 @@ class Data(Part):
     """Data set: a name (see `ddjax prepare --help`) or the path of an .npz file with x_train, y_train, x_test, y_test."""
     pictures: str | None = None
     """Height x width x channels, as 28x28x1, that pictures are brought to when they are loaded; None: as they are."""
+    augment: Literal["none", "crop", "crop-flip"] = "none"
+    """What real minibatches go through, each picture by chance: a crop moved by up to 4 pixels, or that and mirroring."""
     poison: str | None = None
     """Data poisoning (sec. 3.6), written K:T: the outer loss takes real examples of class K for class T."""
 

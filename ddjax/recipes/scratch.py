@@ -89,7 +89,7 @@ def cifar10_fixed() -> Recipe:
     For an accelerator; not measured yet.
     """
     return Recipe(
-        data=Data(data="cifar10"),
+        data=Data(data="cifar10", augment="crop-flip"),
         network=Network(model="alexcifar"),
         inner=Inner(steps=10, epochs=3, inner_lr=0.001),
         outer=Outer(outer_steps=20000, lr=0.02, lr_log_lrs=0.02),

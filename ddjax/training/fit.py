@@ -13,7 +13,7 @@ import optax
 from ddjax.core.losses import Loss, Params
 from ddjax.core.meta import Problem
 from ddjax.core.outer import DrawBatch
-from ddjax.data import Split, make_draw_batch
+from ddjax.data import Augment, Split, make_draw_batch
 from ddjax.evaluation.measure import Scores, float32, score
 
 
@@ -60,6 +60,7 @@ def full_data(
     steps: int = 2000,
     batch_size: int = 128,
     lr: float = 2e-3,
+    augment: Augment | None = None,
 ) -> Scores:
     """Ordinary training on all the training data: Adam with cosine decay.
 
@@ -68,9 +69,10 @@ def full_data(
       problem: its `apply`, `inner_loss` and `init` are used.
       num_nets, params_N: how many networks, and what they start from if not from `problem.init`, as for `evaluate`.
       steps, batch_size, lr: updates, examples an update, and the rate that decays to zero.
+      augment: what the batches go through (see `make_draw_batch`).
     """
     num_classes = int(jax.eval_shape(problem.apply, problem.init(key), train.inputs[:1].astype(jnp.float32)).shape[-1])
-    draw_batch = make_draw_batch(batch_size, num_classes)
+    draw_batch = make_draw_batch(batch_size, num_classes, augment)
 
     @jax.jit
     def fitted(key: jax.Array, params: Params, train: Split, test: Split) -> jax.Array:

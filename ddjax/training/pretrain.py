@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ddjax.core import losses
 from ddjax.core.losses import Params
-from ddjax.data import Dataset, Split, load_dataset, make_draw_batch
+from ddjax.data import Augment, Dataset, Split, load_dataset, make_augment, make_draw_batch
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import score
 from ddjax.models import Model, build_model
@@ -46,6 +46,7 @@ def pretrain(
     num_nets: int,
     test_nets: int,
     training: Training = TRAINING,
+    augment: str = "none",
     seed: int = 0,
     about: dict[str, Any] | None = None,
     resume: bool = False,
@@ -60,7 +61,7 @@ def pretrain(
       path: file to write.
       model: network; dataset: what it is trained on and, in the header's accuracies, tested on.
       num_nets, test_nets: P and Q.
-      training: see `Training`.
+      training: see `Training`; augment: what its batches go through, by name (see `make_augment`).
       seed: of initial weights and batches.
       about: JSON-serialisable; what else the header should tell, such as the model's name.
       resume: go on with what `path` holds.
@@ -73,17 +74,19 @@ def pretrain(
     for flag, value in given.items():
         if not 0 < value < float("inf"):
             raise InputError(f"{flag.replace('_', '-')} is {value}: give a number above zero")
+    changed_by = make_augment(augment, dataset.input_shape)
     settings = {
         "kind": "pool",
         "data": dataset.name,
         "data_source": Path(dataset.source).name,
         "test_nets": test_nets,
         "training": training._asdict(),
+        "augment": None if changed_by is None else augment,  # nor do older headers have one
         "seed": seed,
         **(about or {}),
     }
     begun = _begun(path, settings, model, resume)
-    _grow(path, settings, begun, test_nets + num_nets, _trainer(model, dataset, training, seed), progress)
+    _grow(path, settings, begun, test_nets + num_nets, _trainer(model, dataset, training, changed_by, seed), progress)
     return load_pool(path, model.init)
 
 
@@ -107,15 +110,17 @@ def pretrain_for(recipe: Recipe, *, num_nets: int, data_dir: str | None = None, 
     dataset = load_dataset(network.source, data_dir=data_dir, pictures=pictures)
     model = build_model(network.model, dataset.input_shape, dataset.num_classes, weights=network.weights)
     about = {"model": network.model, "weights": network.weights}
-    return pretrain(Path(network.pool), model, dataset, num_nets=num_nets, about=about, **options)
+    return pretrain(
+        Path(network.pool), model, dataset, num_nets=num_nets, augment=recipe.data.augment, about=about, **options
+    )
 
 
-def _trainer(model: Model, dataset: Dataset, training: Training, seed: int) -> Train:
+def _trainer(model: Model, dataset: Dataset, training: Training, augment: Augment | None, seed: int) -> Train:
     """Trains networks side by side, each device its share."""
     real = Split.on_device(dataset.x_train, dataset.y_train, dataset.transform)
     test = Split.on_device(dataset.x_test, dataset.y_test, dataset.transform)
     loss = losses.of_network(model.apply)
-    draw_batch = make_draw_batch(training.batch_size, dataset.num_classes)
+    draw_batch = make_draw_batch(training.batch_size, dataset.num_classes, augment)
 
     def one_network(number: jax.Array, real: Split, test: Split) -> tuple[Params, jax.Array]:
         weights_key, batches_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
