@@ -48,6 +48,7 @@ OPTIMISER = f"{W}::test_the_optimiser_is_adam_as_written_down"
 ADAM = f"{W}::test_adam_inside_is_adam_with_a_root_that_stays_away_from_zero"
 SETTING = f"{W}::test_every_setting_changes_what_a_run_computes_or_reports"
 AUGMENTED = f"{W}::test_real_minibatches_are_augmented_wherever_networks_learn_from_them"
+SIZE = "tests/test_cli.py::test_a_network_of_another_size_is_the_same_one_everywhere"
 VARIANTS = "tests/test_augment.py::test_every_crop_and_mirror_image_occurs_and_nothing_else"
 APART = (
     "tests/test_experiment.py::test_random_pretrained_keeps_apart_what_it_draws_what_it_chooses_by_and_what_it_reports"
@@ -168,12 +169,26 @@ MUTANTS = (
     Mutant("rates start at their own logarithm's argument", "core/distilled.py", "jnp.log(learning_rate)",
            "jnp.asarray(learning_rate)", (f"{W}::test_precision_rounds_the_factors_of_products_and_nothing_else",)),
     # Settings on their way to the network and the problem
-    Mutant("the gate width never reaches the network", "experiment/setup.py", "gate_width=network.gate_width",
+    Mutant("the gate width never reaches the network", "models/__init__.py", "gate_width=network.gate_width",
            "gate_width=0.0", of_setting("gate_width"), named=True),
     Mutant("the gate width never reaches the module", "models/__init__.py", '{"gate_width": gate_width, **options}',
            '{"gate_width": 0.0, **options}', of_setting("gate_width"), named=True),
-    Mutant("weights are always xavier", "experiment/setup.py", "weights=network.weights", 'weights="xavier"',
+    Mutant("weights are always xavier", "models/__init__.py", "weights=network.weights", 'weights="xavier"',
            of_setting("weights"), named=True),
+    Mutant("the width is ignored", "models/__init__.py", '"width": network.width', '"width": None', of_setting("width"),
+           named=True),
+    Mutant("the depth is ignored", "models/__init__.py", '"depth": network.depth', '"depth": None', of_setting("depth"),
+           named=True),
+    Mutant("the width of a network of one's own is made up", "experiment/setup.py", "model=OWN, width=None, depth=None",
+           "model=OWN", (f"{W}::test_the_size_of_a_network_that_is_given_is_its_own",)),
+    Mutant("an artefact's network has its usual size", "experiment/replay.py", "model=name, gate_width=0.0",
+           "model=name, gate_width=0.0, width=None", (SIZE,), named=True),
+    Mutant("a pool's networks have their usual size", "training/pretrain.py", "replace(network, gate_width=0.0)",
+           "replace(network, gate_width=0.0, depth=None)", (SIZE,), named=True),
+    Mutant("pools do not tell the size of their networks", "training/pretrain.py", '("model", "width", "depth", "weights")',
+           '("model", "weights")', (SIZE,)),
+    Mutant("the width of a pool's networks is no flag", "cli/pretrain.py", '"model", "width", "depth", "pool")',
+           '"model", "depth", "pool")', (SIZE,)),
     Mutant("momentum is 0.5", "experiment/setup.py", "optax.trace(0.9)", "optax.trace(0.5)", (SUMMARY,), named=True),
     Mutant("Adam has nothing under its root", "experiment/setup.py", "optax.scale_by_adam(eps_root=1e-8)",
            "optax.scale_by_adam()", (ADAM,), named=True),

@@ -509,6 +509,34 @@ def test_pretrain_enlarges_a_pool(pooled):
     assert_refused(pooled, (*LENETS, "--resume", "--num-nets", 5, "--seed", 3), other)
 
 
+def test_a_network_of_another_size_is_the_same_one_everywhere(ddjax):
+    """In its pool, in the distillation and in what is made of the artefact alone; and another one nowhere."""
+    network = ("--model", "convnet", "--width", 2, "--depth", 1, "--augment", "crop", "--pool", "pool.safetensors")
+    trained = ("pretrain", "mnist-usps-random", *FEW, "--num-nets", 9, *network)
+    pretrained = ddjax(*trained)
+    assert pretrained.status == 0, pretrained.err
+    with safetensors.safe_open("pool.safetensors", framework="numpy") as file:
+        metadata = json.loads(file.metadata()["ddjax"])
+    nets = safetensors.numpy.load_file("pool.safetensors")
+    assert nets["nets/conv1/kernel"].shape == (11, 3, 3, 1, 2) and "nets/conv2/kernel" not in nets
+    assert {name: metadata[name] for name in ("width", "depth", "augment")} == {
+        "width": 2,
+        "depth": 1,
+        "augment": "crop",
+    }
+    assert_refused(
+        ddjax, (*trained, "--width", 3, "--resume"), "another architecture or class count (conv1/bias: [11, 2]"
+    )
+    distill = ("distill", "digits", *POOLED, "--init", "random", *network, "--no-compare", "--out", "out")
+    distilled = ddjax(*distill)
+    assert distilled.status == 0, distilled.err
+    summary = json.loads(Path("out/summary.json").read_text())
+    found = ddjax("evaluate", "out", "--json")
+    assert json.loads(found.out)["loss_mean"] == pytest.approx(summary["distilled"]["loss_mean"], abs=1e-3), found.err
+    for changes in (("--width", 3), ("--depth", 2)):
+        assert_refused(ddjax, (*distill, "--out", "new", *changes), "another architecture or class count")
+
+
 def test_evaluate_on_held_out_networks_gives_the_figures_of_the_run(pooled):
     """All of them, as in the run's own report, whatever number the recipe has for fresh networks."""
     summary = json.loads(Path("out/summary.json").read_text())
@@ -579,6 +607,12 @@ def test_pretrain_refuses_what_it_cannot_do(pooled):
         ((*LINEAR, "--pool", "new", "--lr=-1"), "--lr is -1.0: give a number above zero"),
         (("pretrain", "mnist-usps-fixed", "--pool", "new"), "ddjax prepare mnist"),
         ((*LINEAR, "--source", "mnits"), "no data set named 'mnits'"),
+        ((*LINEAR, "--pool", "new", "--augment", "turn"), "--augment is 'turn': choose one of none, crop, crop-flip"),
+        ((*LINEAR, "--pool", "new", "--width", 3), "model 'lenet' has no option width: leave it out"),
+        (
+            (*LINEAR, "--pool", "new", "--model", "mlp", "--pictures", "4x4x1", "--augment", "crop"),
+            "of at least 5x5, but",
+        ),
         ((*LINEAR, "--pool", "out/summary.json/new"), "choose another --pool"),
     ]:
         assert_refused(pooled, argv, message)

@@ -433,6 +433,8 @@ OTHER = {
     "poison": "0:1",
     "augment": "crop",
     "model": "linear",
+    "width": 2,
+    "depth": 1,
     "weights": "he",
     "gate_width": 0.5,
     "init": "fixed",
@@ -464,8 +466,12 @@ ELSEWHERE = {
     "source": "what `ddjax pretrain` trains a pool on, and nothing that a distillation reads: test_pretrain.py",
     "checkpoint": "weights of AlexNet alone: test_imagenet.py",
 }
-# What a setting needs to make sense: pictures as large as the padding wants them.
-NEEDS: dict[str, dict[str, Any]] = {"augment": {"pictures": "5x5x1"}}
+# What a setting needs to make sense: pictures as large as the padding wants them, the network that has it.
+NEEDS: dict[str, dict[str, Any]] = {
+    "augment": {"pictures": "5x5x1"},
+    "width": {"model": "convnet", "depth": 2},
+    "depth": {"model": "convnet", "depth": 2},
+}
 PLAIN = Recipe().replace(
     **{"model": "mlp", "init": "random", "outer_steps": 2, "batch_size": 4, "eval_every": 2},
     **{"valid_nets": 2, "test_nets": 2},
@@ -528,6 +534,13 @@ def test_every_setting_changes_what_a_run_computes_or_reports(plain, name):
         recipe = recipe.replace(**NEEDS[name])
         found = computed(recipe)
     assert computed(recipe.replace(**{name: value})) != found
+
+
+def test_the_size_of_a_network_that_is_given_is_its_own(plain):
+    """What is written down says nothing of settings that the network never saw."""
+    given = build_model("mlp", (4, 4, 1), CLASSES)
+    written = set_up(plain[0].replace(width=3, depth=3), model=given).recipe.network
+    assert (written.model, written.width, written.depth) == ("custom", None, None)
 
 
 def test_nothing_but_the_outer_step_is_augmented_of_a_distillation(plain):

@@ -36,6 +36,10 @@ class Pretrain:
     """What its minibatches go through, if not what the recipe's do."""
     model: tyro.conf.DisallowNone[str | None] = None
     """Network, if not the recipe's."""
+    width: tyro.conf.DisallowNone[int | None] = None
+    """Channels of its convolutions, for the model convnet, if not the recipe's."""
+    depth: tyro.conf.DisallowNone[int | None] = None
+    """Its blocks, for the model convnet, if not the recipe's."""
     pool: tyro.conf.DisallowNone[str | None] = None
     """File to write, if not the recipe's pool."""
     resume: bool = False
@@ -43,7 +47,8 @@ class Pretrain:
     data_dir: DataDir = None
 
     def run(self) -> None:
-        changes = {name: getattr(self, name) for name in ("source", "pictures", "augment", "model", "pool")}
+        names = ("source", "pictures", "augment", "model", "width", "depth", "pool")
+        changes = {name: getattr(self, name) for name in names}
         recipe = get_recipe(self.recipe).replace(**{name: v for name, v in changes.items() if v is not None})
         from ddjax.training import devices
 

@@ -1,5 +1,6 @@
 """From a saved artefact back to networks: the file, its data set's test examples and, where it names one, its pool."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -13,7 +14,7 @@ from ddjax.evaluation.measure import Evaluation, evaluate
 from ddjax.experiment.setup import OWN, make_problem, outer_labels
 from ddjax.experiment.starts import Nets, Starts, make_starts, one_network
 from ddjax.experiment.streams import stream
-from ddjax.models import Model, build_model
+from ddjax.models import Model, model_of
 from ddjax.recipes import Recipe
 from ddjax.storage.artifact import EVALUATE_NEEDS, load_artifact
 
@@ -62,7 +63,8 @@ def evaluate_artifact(
             raise InputError(
                 f"{path} was distilled for a network of one's own: say which, with --model path/to/file.py:Name or model="
             )
-        model = build_model(name, shape, classes, weights=network.weights)
+        # Without gates, which only second derivatives see.
+        model = model_of(dataclasses.replace(network, model=name, gate_width=0.0), shape, classes)
     dataset = load_dataset(data or recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
     _require_fit(path, distilled, dataset, model, shape, classes, params)
     test = Split.on_device(dataset.x_test, outer_labels(recipe.data, dataset)[dataset.y_test], transform)

@@ -16,7 +16,7 @@ from ddjax.data import Augment, Dataset, Split, hold_out, load_dataset, make_aug
 from ddjax.errors import InputError
 from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
-from ddjax.models import Model, build_model, check_model
+from ddjax.models import Model, check_model, model_of
 from ddjax.recipes import Data, Recipe
 
 DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
@@ -76,7 +76,7 @@ def set_up(
     if model is None:
         model = recipe_model(recipe, dataset)
     else:
-        recipe = recipe.replace(model=OWN)
+        recipe = recipe.replace(model=OWN, width=None, depth=None)
         check_model(model, dataset.input_shape, dataset.num_classes)
     if not model.gated:  # what is written down says nothing of gates that the network never saw
         recipe = recipe.replace(gate_width=0.0)
@@ -90,14 +90,7 @@ def set_up(
 
 def recipe_model(recipe: Recipe, dataset: Dataset) -> Model:
     """The network that the recipe names, for the data set's examples and classes."""
-    network = recipe.network
-    return build_model(
-        network.model,
-        dataset.input_shape,
-        dataset.num_classes,
-        weights=network.weights,
-        gate_width=network.gate_width,
-    )
+    return model_of(recipe.network, dataset.input_shape, dataset.num_classes)
 
 
 def outer_labels(settings: Data, dataset: Dataset) -> np.ndarray:

@@ -14,6 +14,7 @@ from ddjax.models.lenet import LeNet
 from ddjax.models.mlp import MLP, Linear
 from ddjax.models.model import Model, check_model, from_linen, from_nnx
 from ddjax.models.own import load_model
+from ddjax.recipes import Network
 
 __all__ = [
     "MLP",
@@ -31,6 +32,7 @@ __all__ = [
     "from_nnx",
     "load_imagenet_alexnet",
     "load_model",
+    "model_of",
 ]
 
 # `(num_classes, kernel_init, **options) -> module`; its options are its other fields. What inputs it reads it says itself,
@@ -92,3 +94,20 @@ def build_model(
     given = {"gate_width": gate_width, **options} if gated else options
     module = MODELS[name](num_classes=num_classes, kernel_init=WEIGHT_INITS[weights], **given)
     return from_linen(module, input_shape, num_classes)._replace(gated=gated)
+
+
+def model_of(network: Network, input_shape: tuple[int, ...], num_classes: int) -> Model:
+    """The network that the settings of a recipe name: distilling, pools and artefacts all have theirs from here.
+
+    Raises:
+      InputError: as `build_model`.
+    """
+    options = {"width": network.width, "depth": network.depth}
+    return build_model(
+        network.model,
+        input_shape,
+        num_classes,
+        weights=network.weights,
+        gate_width=network.gate_width,
+        **{name: value for name, value in options.items() if value is not None},
+    )

@@ -99,6 +99,8 @@ def _on_digits(recipe: Recipe) -> Recipe:
         pictures=None,
         augment="none",
         model="linear",
+        width=None,
+        depth=None,
         gate_width=0.0,
         remat=False,
         steps=min(settings["steps"], 2),

@@ -96,6 +96,10 @@ class Network(Part):
 
     model: str = "lenet"
     """Network: lenet, alexcifar, convnet, alexnet, mlp, linear, or your own as path/to/file.py:Name."""
+    width: int | None = None
+    """Channels of every convolution, for the model convnet; None: its own, 128."""
+    depth: int | None = None
+    """Blocks of convolution and pooling, for the model convnet; None: its own, 3."""
     weights: Literal["xavier", "he"] = "xavier"
     """Distribution of fresh kernels: xavier (the paper's) or he, both normal; biases start at zero."""
     gate_width: float = 0.0

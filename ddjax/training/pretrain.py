@@ -1,5 +1,6 @@
 """Training pools of networks on real data: the initial weights of the paper's pretrained settings (sec. 3.5)."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from ddjax.core.losses import Params
 from ddjax.data import Augment, Dataset, Split, load_dataset, make_augment, make_draw_batch
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import score
-from ddjax.models import Model, build_model
+from ddjax.models import Model, model_of
 from ddjax.recipes import Recipe
 from ddjax.storage.pools import Pool, load_pool, read_pool, write_pool
 from ddjax.training.fit import fit
@@ -108,8 +109,9 @@ def pretrain_for(recipe: Recipe, *, num_nets: int, data_dir: str | None = None, 
             "which leaves none to distil with: give more"
         )
     dataset = load_dataset(network.source, data_dir=data_dir, pictures=pictures)
-    model = build_model(network.model, dataset.input_shape, dataset.num_classes, weights=network.weights)
-    about = {"model": network.model, "weights": network.weights}
+    # Without gates, which only second derivatives see.
+    model = model_of(dataclasses.replace(network, gate_width=0.0), dataset.input_shape, dataset.num_classes)
+    about = {name: getattr(network, name) for name in ("model", "width", "depth", "weights")}
     return pretrain(
         Path(network.pool), model, dataset, num_nets=num_nets, augment=recipe.data.augment, about=about, **options
     )
