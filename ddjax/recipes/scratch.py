@@ -86,7 +86,7 @@ def mnist_random() -> Recipe:
 def cifar10_fixed() -> Recipe:
     """Table 1, CIFAR-10, fixed initialisation: 100 images, 10 steps x 3 epochs, one fixed AlexCifarNet; paper 54.0 %.
 
-    For an accelerator; not measured yet.
+    Real minibatches are cropped and mirrored at random, as the paper's are. For an accelerator; not measured yet.
     """
     return Recipe(
         data=Data(data="cifar10", augment="crop-flip"),
