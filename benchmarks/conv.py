@@ -63,14 +63,14 @@ def parse() -> argparse.Namespace:
 
 def convolution(formulation: str, layer: Layer) -> Callable[[Any, Any], Any]:
     """(kernel, pictures in the formulation's layout) -> pooled, in that layout."""
-    from ddjax.models.ops import layers, planes
+    from ddjax.models.ops import convolution, layers, planes
 
     def native(kernel, pictures):
         return layers.max_pool_2x2(layers._native_conv(pictures, kernel, layer.padding))
 
-    def patches(kernel, pictures):  # `layers.conv` as it is on a CPU, which on a GPU it would not be
+    def patches(kernel, pictures):  # as `convolution` has it for few channels
         k = kernel.shape[0]
-        windows = layers._windows(pictures, size=k, stride=1, padding=layer.padding)
+        windows = convolution.windows(pictures, (k, k), (1, 1), ((layer.padding,) * 2,) * 2)
         return layers.max_pool_2x2(windows @ kernel.reshape(-1, kernel.shape[-1]))
 
     def as_planes(kernel, pictures):

@@ -59,13 +59,20 @@ if TYPE_CHECKING:
         MLP as MLP,
         AlexCifarNet as AlexCifarNet,
         AlexNet as AlexNet,
+        Conv as Conv,
+        Dense as Dense,
+        InstanceNorm as InstanceNorm,
         LeNet as LeNet,
         Model as Model,
+        average_pool_2x2 as average_pool_2x2,
         build_model as build_model,
         check_model as check_model,
+        fast_convolutions as fast_convolutions,
         from_linen as from_linen,
         from_nnx as from_nnx,
         load_model as load_model,
+        max_pool_2x2 as max_pool_2x2,
+        max_pool_3x3 as max_pool_3x3,
     )
     from ddjax.recipes import (
         RECIPES as RECIPES,
@@ -101,6 +108,7 @@ _PUBLIC = """
     experiment.replay: evaluate_artifact
     experiment.setup: make_problem
     models: MLP AlexCifarNet AlexNet LeNet Model build_model check_model from_linen from_nnx load_model
+    models: Conv Dense InstanceNorm average_pool_2x2 fast_convolutions max_pool_2x2 max_pool_3x3
     recipes: RECIPES Recipe get_recipe
     storage.artifact: Artifact load_artifact save_artifact
     training.devices: make_layout use_all_cores

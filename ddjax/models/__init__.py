@@ -13,6 +13,16 @@ from ddjax.models.imagenet import load_imagenet_alexnet
 from ddjax.models.lenet import LeNet
 from ddjax.models.mlp import MLP, Linear
 from ddjax.models.model import Model, check_model, from_linen, from_nnx
+from ddjax.models.ops.fast import fast_convolutions
+from ddjax.models.ops.layers import (
+    XAVIER,
+    Conv,
+    Dense,
+    InstanceNorm,
+    average_pool_2x2,
+    max_pool_2x2,
+    max_pool_3x3,
+)
 from ddjax.models.own import load_model
 from ddjax.recipes import Network
 
@@ -22,16 +32,23 @@ __all__ = [
     "WEIGHT_INITS",
     "AlexCifarNet",
     "AlexNet",
+    "Conv",
     "ConvNet",
+    "Dense",
+    "InstanceNorm",
     "LeNet",
     "Linear",
     "Model",
+    "average_pool_2x2",
     "build_model",
     "check_model",
+    "fast_convolutions",
     "from_linen",
     "from_nnx",
     "load_imagenet_alexnet",
     "load_model",
+    "max_pool_2x2",
+    "max_pool_3x3",
     "model_of",
 ]
 
@@ -46,10 +63,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
 }
 
-# Xavier (Glorot) normal, of variance 2 / (fan_in + fan_out), is the authors' choice; He normal, of variance 2 / fan_in, is
-# for ReLU networks. Neither is truncated.
+# The first is the authors' choice; He normal, of variance 2 / fan_in, not truncated either, is for ReLU networks.
 WEIGHT_INITS = {
-    "xavier": nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
+    "xavier": XAVIER,
     "he": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
 }
 

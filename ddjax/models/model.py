@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax.errors import InvalidRngError, ModifyScopeVariableError, ScopeCollectionNotFound
 
 from ddjax.errors import InputError, one_line
+from ddjax.models.ops.fast import fast_convolutions
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -20,18 +21,27 @@ _RUNNING_STATE = (
 )
 
 
-class Model(NamedTuple):
+class _Parts(NamedTuple):
+    init: Callable[[jax.Array], Any]
+    apply: Callable[[Any, jax.Array], jax.Array]
+    gated: bool = False
+
+
+class Model(_Parts):
     """A network without state.
 
     Attributes:
       init: `key -> params`, fresh weights as a pytree of float arrays.
-      apply: `(params, inputs [b, ...]) -> logits [b, K]`, float32.
+      apply: `(params, inputs [b, ...]) -> logits [b, K]`, float32; what is given, by `fast_convolutions`.
       gated: whether the `gate_width` given to `build_model` reached it; a network without gates never sees one.
     """
 
-    init: Callable[[jax.Array], Any]
-    apply: Callable[[Any, jax.Array], jax.Array]
-    gated: bool = False
+    __slots__ = ()
+
+    def __new__(
+        cls, init: Callable[[jax.Array], Any], apply: Callable[[Any, jax.Array], jax.Array], gated: bool = False
+    ) -> "Model":
+        return super().__new__(cls, init, fast_convolutions(apply), gated)
 
 
 def pictures_from(smallest: int, name: str) -> Callable[[tuple[int, ...]], None]:

@@ -13,12 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddjax.models.ops import winograd
+from ddjax.models.ops.convolution import convolution
 from ddjax.models.ops.gates import max_of
 from ddjax.models.ops.planes import Planes, conv_max_pool as planes_conv_max_pool, from_planes, to_planes
 from ddjax.models.ops.product import product
 
 Pictures = jax.Array | Planes
+
+# Xavier (Glorot) normal, of variance 2 / (fan_in + fan_out), not truncated.
+XAVIER = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
 def _on_cpu() -> bool:
@@ -26,19 +29,29 @@ def _on_cpu() -> bool:
 
 
 class Conv(nn.Module):
-    """Convolution with bias: `features` kernels of `size` x `size`, zero `padding` on each side."""
+    """Convolution with bias: `features` kernels of `size` x `size`, zero `padding` on each side.
+
+    By default the padding that keeps the sides, at stride 1 and for an odd size. In a module of one's own:
+
+        class Net(nn.Module):
+            @nn.compact
+            def __call__(self, x):  # [n, H, W, C]
+                x = nn.relu(ddjax.InstanceNorm()(ddjax.Conv(32, 3)(x)))
+                return ddjax.Dense(10)(ddjax.average_pool_2x2(x).reshape(len(x), -1))
+    """
 
     features: int
     size: int
-    padding: int
-    kernel_init: nn.initializers.Initializer
+    padding: int | None = None
+    kernel_init: nn.initializers.Initializer = XAVIER
     stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        return conv(x, kernel, padding=self.padding, stride=self.stride) + bias.reshape(1, 1, 1, -1)
+        padding = (self.size - 1) // 2 if self.padding is None else self.padding
+        return conv(x, kernel, padding=padding, stride=self.stride) + bias.reshape(1, 1, 1, -1)
 
 
 class InstanceNorm(nn.Module):
@@ -93,7 +106,7 @@ class Dense(nn.Module):
     """Dense layer with bias: [n, D] -> [n, features]. As Flax's own, through `product`."""
 
     features: int
-    kernel_init: nn.initializers.Initializer
+    kernel_init: nn.initializers.Initializer = XAVIER
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -106,11 +119,7 @@ def conv(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0, stride: int 
     """Convolution: [n, H, W, C] with kernel [k, k, C, F] and zero padding on each side -> [n, H', W', F]."""
     if not _on_cpu():
         return _native_conv(inputs, kernel, padding, stride)
-    if winograd.suits(kernel, stride):
-        return winograd.conv(inputs, kernel, ((padding, padding),) * 2)
-    patches = _windows(inputs, size=len(kernel), stride=stride, padding=padding)
-    flat = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(patches.shape[-1], -1))
-    return flat.reshape(*patches.shape[:-1], -1)
+    return convolution(inputs, kernel, (stride, stride), ((padding, padding),) * 2)
 
 
 def conv_max_pool(inputs: jax.Array, kernel: jax.Array, *, padding: int = 0, gate_width: float = 0.0) -> jax.Array:
@@ -216,23 +225,3 @@ def _native_conv(inputs: jax.Array, kernel: jax.Array, padding: int, stride: int
     return jax.lax.conv_general_dilated(
         inputs, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-
-
-def _windows(inputs: jax.Array, *, size: int, stride: int, padding: int) -> jax.Array:
-    """All `size` x `size` windows at the given stride: [n, H, W, C] -> [n, rows, cols, size * size * C].
-
-    Rows and columns are cut into blocks of `stride` first, so that overlapping windows are whole blocks side by side and
-    never strided slices, which CPUs gather and scatter one element at a time.
-    """
-    n, height, width, channels = inputs.shape
-    rows, cols = (((length + 2 * padding - size) // stride + 1) for length in (height, width))
-    blocks = -(-size // stride)  # blocks that one window spans
-    tall, wide = ((count + blocks - 1) * stride for count in (rows, cols))
-    padded = jnp.pad(
-        inputs, ((0, 0), (padding, max(0, tall - height - padding)), (padding, max(0, wide - width - padding)), (0, 0))
-    )
-    padded = padded[:, :tall, :wide]
-    x = padded.reshape(n, tall // stride, stride, wide // stride, stride * channels)
-    x = jnp.concatenate([x[:, b : b + rows] for b in range(blocks)], axis=2)[:, :, :size]
-    x = jnp.concatenate([x[:, :, :, b : b + cols] for b in range(blocks)], axis=4)[..., : size * channels]
-    return x.transpose(0, 1, 3, 2, 4).reshape(n, rows, cols, size * size * channels)
