@@ -71,7 +71,7 @@ def convolution(formulation: str, layer: Layer) -> Callable[[Any, Any], Any]:
     def patches(kernel, pictures):  # as `convolution` has it for few channels
         k = kernel.shape[0]
         windows = convolution.windows(pictures, (k, k), (1, 1), ((layer.padding,) * 2,) * 2)
-        return layers.max_pool_2x2(windows @ kernel.reshape(-1, kernel.shape[-1]))
+        return layers.max_pool_2x2(windows.reshape(*windows.shape[:3], -1) @ kernel.reshape(-1, kernel.shape[-1]))
 
     def as_planes(kernel, pictures):
         return planes.conv_max_pool(pictures, kernel, padding=layer.padding)

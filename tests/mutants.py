@@ -54,6 +54,7 @@ APART = (
     "tests/test_experiment.py::test_random_pretrained_keeps_apart_what_it_draws_what_it_chooses_by_and_what_it_reports"
 )
 EXPERIMENT, INNER, OUTER = "tests/test_experiment.py", "tests/test_inner.py", "tests/test_outer.py"
+FAST = "tests/test_fast.py"
 EVALUATE, BASELINES, POISON = "tests/test_evaluate.py", "tests/test_baselines.py", "tests/test_poisoning.py"
 PRETRAIN = "tests/test_pretrain.py"
 
@@ -363,6 +364,26 @@ MUTANTS = (
            ("tests/test_data.py::test_constants_are_those_of_the_literature",), named=True),
     Mutant("pixels of CIFAR-10 are spread otherwise", "data/catalogue/cifar.py", "0.247, 0.243, 0.261",
            "0.202, 0.199, 0.201", ("tests/test_data.py::test_constants_are_those_of_the_literature",), named=True),
+    # A user's own network
+    Mutant("networks have XLA's own convolutions", "models/model.py", "fast_convolutions(apply), gated", "apply, gated",
+           (f"{FAST}::test_every_network_has_fast_convolutions",), named=True),
+    Mutant("convolutions are replaced elsewhere than on a CPU too", "models/ops/fast.py", "not layers._on_cpu() or ", "",
+           (f"{FAST}::test_elsewhere_than_on_a_cpu_nothing_changes",)),
+    Mutant("what jit holds keeps XLA's own convolutions", "models/ops/fast.py", '"jit": _jit', '"jilt": _jit',
+           (f"{FAST}::test_convolutions_are_found_inside_of_what_holds_them",)),
+    Mutant("derivatives by decree are lost with a convolution inside", "models/ops/fast.py", '"pjit": _jit,',
+           '"custom_jvp_call": lambda given, *, call_jaxpr, **_: _evaluate(call_jaxpr, given),',
+           (f"{FAST}::test_a_convolution_with_derivatives_by_decree_keeps_them",)),
+    Mutant("scans run forwards", "models/ops/fast.py", "reverse=reverse", "reverse=False",
+           (f"{FAST}::test_convolutions_are_found_inside_of_what_holds_them",)),
+    Mutant("transposed convolutions lose their dilation", "models/ops/fast.py", 'set(given["lhs_dilation"]) == {1}', "True",
+           (f"{FAST}::test_other_convolutions_are_left_as_they_are",)),
+    Mutant("half precision is replaced", "models/ops/fast.py", "inputs.dtype in (np.float32, np.float64)", "True",
+           (f"{FAST}::test_other_convolutions_are_left_as_they_are",)),
+    Mutant("a function without convolutions is traced at each call", "models/ops/fast.py", "without.add(shapes)", "pass",
+           (f"{FAST}::test_a_function_without_convolutions_is_called_as_it_is",)),
+    Mutant("our layer shrinks its pictures", "models/ops/layers.py", "(self.size - 1) // 2 if", "0 if",
+           (f"{FAST}::test_our_layers_make_a_network_of_ones_own",)),
     # Ordinary training
     Mutant("no cosine in ordinary training", "training/fit.py", "optax.cosine_decay_schedule(lr, steps)",
            "optax.constant_schedule(lr)",

@@ -39,11 +39,15 @@ REPLACED = {
     "strides, few multiplications": ((2, 9, 8, 8), (3, 3, 8, 4), {"strides": (1, 2)}),
     "oblong": ((2, 7, 9, 3), (2, 5, 3, 4), {"padding": [(2, 0), (1, 3)], "strides": (1, 2)}),
     "dilated": ((2, 9, 11, 3), (3, 2, 3, 4), {"rhs_dilation": (2, 3)}),
-    "dilated, few multiplications": ((2, 9, 11, 8), (3, 3, 8, 4), {"rhs_dilation": (2, 2)}),
+    "dilated and strided": ((2, 11, 12, 3), (3, 4, 3, 4), {"rhs_dilation": (3, 2), "strides": (2, 3)}),
+    "dilated, many channels": ((2, 9, 11, 8), (3, 3, 8, 4), {"rhs_dilation": (2, 2)}),
     "groups": ((2, 6, 7, 6), (3, 3, 2, 9), {"feature_group_count": 3}),
     "groups, few multiplications": ((1, 6, 7, 16), (3, 3, 8, 4), {"feature_group_count": 2}),
     "depthwise": ((2, 6, 7, 5), (3, 3, 1, 5), {"feature_group_count": 5}),
-    "depthwise, two each": (
+    "depthwise, one pixel": ((2, 6, 7, 5), (1, 1, 1, 5), {"feature_group_count": 5}),
+    "depthwise, strided": ((2, 6, 7, 5), (3, 3, 1, 10), {"feature_group_count": 5, "strides": (2, 2)}),
+    "depthwise, two each": ((1, 6, 7, 3), (5, 5, 1, 6), {"feature_group_count": 3, "padding": [(1, 2), (2, 1)]}),
+    "depthwise, oblong": (
         (2, 6, 7, 3),
         (3, 2, 1, 6),
         {"feature_group_count": 3, "strides": (2, 3), "padding": [(1, 0), (2, 1)], "rhs_dilation": (1, 2)},

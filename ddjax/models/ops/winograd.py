@@ -28,21 +28,26 @@ TILE = 4
 _POINTS = {3: (0, 1, -1, Fraction(1, 2), -Fraction(1, 2)), 5: (0, 1, -1, Fraction(1, 2), -Fraction(1, 2), 2, -2)}
 
 
+def fits(kernel: jax.Array, stride: int) -> bool:
+    """Whether `conv` can."""
+    height, width = kernel.shape[:2]
+    return stride == 1 and height == width and height in _POINTS
+
+
 def suits(kernel: jax.Array, stride: int) -> bool:
-    """Whether `conv` can, and is the faster form: of few channels the tiles cost more than they save.
+    """Whether `conv` can, and is the faster form: of few channels the tiles cost more than they save (benchmarks/conv.py).
 
     Products in bfloat16 are left to other forms, since values at the points are larger than what they are of, and so is what
     rounding takes from them.
     """
-    height, width, channels, _ = kernel.shape
     rounded = cast(Any, jax.config).jax_default_matmul_precision == "bfloat16"
-    return stride == 1 and height == width and height in _POINTS and channels >= 8 and not rounded
+    return fits(kernel, stride) and kernel.shape[2] >= 8 and not rounded
 
 
 def conv(inputs: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
     """Stride-1 convolution, zero padding (before, after) along both sides: [n, H, W, C], [k, k, C, F] -> [n, H', W', F].
 
-    k is 3 or 5. Float32 results differ from the sums of the definition by a few 1e-6 of their norm.
+    k is 3 or 5. With a kernel [k, k, 1, C] every channel sees itself alone: [n, H', W', C]. Float32 results differ from the sums of the definition by a few 1e-6 of their norm.
     """
     k, _, channels, features = kernel.shape
     A, G, B = (jnp.asarray(matrix, inputs.dtype) for matrix in _matrices(k))
@@ -51,9 +56,10 @@ def conv(inputs: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], t
     tall, wide = height + top + bottom - k + 1, width + left + right - k + 1
     rows, cols = -(-tall // TILE), -(-wide // TILE)
     windows = _windows(inputs, k + TILE - 1, (top, left), (rows, cols))
-    values = product(B, windows.reshape(len(B), -1)).reshape(len(B), -1, channels)
+    values = product(B, windows.reshape(len(B), -1)).reshape(len(B), -1, inputs.shape[-1])
     weights = product(G, kernel.reshape(k * k, -1)).reshape(len(B), channels, features)
-    tiles = product(A, product(values, weights).reshape(len(B), -1))
+    met = values * weights if channels == 1 else product(values, weights)
+    tiles = product(A, met.reshape(len(B), -1))
     outputs = tiles.reshape(TILE, TILE, n, rows, cols, features).transpose(2, 3, 0, 4, 1, 5)
     return outputs.reshape(n, rows * TILE, cols * TILE, features)[:, :tall, :wide]
 
