@@ -47,7 +47,8 @@ def suits(kernel: jax.Array, stride: int) -> bool:
 def conv(inputs: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
     """Stride-1 convolution, zero padding (before, after) along both sides: [n, H, W, C], [k, k, C, F] -> [n, H', W', F].
 
-    k is 3 or 5. With a kernel [k, k, 1, C] every channel sees itself alone: [n, H', W', C]. Float32 results differ from the sums of the definition by a few 1e-6 of their norm.
+    k is 3 or 5. With a kernel [k, k, 1, C] every channel sees itself alone: [n, H', W', C].
+    Float32 results differ from the sums of the definition by a few 1e-6 of their norm.
     """
     k, _, channels, features = kernel.shape
     A, G, B = (jnp.asarray(matrix, inputs.dtype) for matrix in _matrices(k))
