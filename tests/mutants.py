@@ -142,7 +142,7 @@ MUTANTS = (
            "dataset.num_classes, None)", (AUGMENTED,)),
     Mutant("pools do not tell their augmentation", "training/pretrain.py", "None if changed_by is None else augment,",
            "None,", (f"{PRETRAIN}::test_an_augmented_pool_is_another_pool",), named=True),
-    Mutant("the edge is repeated", "data/augment.py", "last - jnp.abs(last - jnp.abs(", "last - jnp.abs(last - jnp.abs(1 + ",
+    Mutant("crops begin a pixel further on", "data/augment.py", "jnp.abs(start + jnp", "jnp.abs(1 + start + jnp",
            (VARIANTS,), named=True),
     Mutant("no crop begins behind the picture's own", "data/augment.py", "-PADDING, PADDING + 1", "-PADDING, PADDING",
            (VARIANTS,), named=True),
