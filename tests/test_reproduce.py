@@ -607,7 +607,7 @@ def test_runs_for_an_accelerator_are_left_out_unless_named(tmp_path, paper_of):
     here, there = reproduce.reproduce(tmp_path, progress=False)
     assert here["status"] == "measured"
     assert there["status"] == "for an accelerator, and there is none here" and there["ours_mean"] is None
-    assert "| `there` | for an accelerator, and there is none here |" in (tmp_path / "RESULTS.md").read_text()
+    assert "| `there` | for an accelerator, and there is none here |  |" in (tmp_path / "RESULTS.md").read_text()
     here, there = reproduce.reproduce(tmp_path, only=["there"], progress=False)
     assert here["status"] == there["status"] == "measured" and there["ours_mean"] is not None
 
@@ -678,8 +678,19 @@ def test_every_run_is_a_recipe(name):
 
 
 def test_runs_that_need_an_accelerator_are_marked():
-    convolutional = {name for name, run in RUNS.items() if run.settings.network.model in ("alexcifar", "alexnet")}
-    assert {name for name, run in RUNS.items() if run.accelerator} == convolutional != set()
+    large = {name for name, run in RUNS.items() if run.settings.network.model == "alexnet"}
+    assert {name for name, run in RUNS.items() if run.accelerator} == large != set()
+
+
+def test_what_is_open_says_its_cost(tmp_path, paper_of):
+    paper_of(here=Run("digits", TINY, cost="9 hours"))
+    reproduce.reproduce(tmp_path, page_only=True, progress=False)
+    assert (
+        "| `here` | not run yet | 9 hours | `ddjax reproduce paper --only here` |"
+        in (tmp_path / "RESULTS.md").read_text()
+    )
+    for row in json.loads(Path(__file__).parents[1].joinpath("results/paper.json").read_text()):
+        assert row["status"] == "measured" or row["ours_mean"] is not None or RUNS[row["run"]].cost
 
 
 def test_an_exact_row_stands_beside_the_gated_one():

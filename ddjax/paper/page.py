@@ -117,12 +117,12 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _open(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows without a figure: why, and the command that would fill them."""
+    """The rows without a figure: why, about how long two cores of a CPU would take, and the command that would fill them."""
     missing = {row["run"]: row for row in rows if row["ours_mean"] is None}
     if not missing:
         return []
-    body = ([f"`{name}`", row["status"], f"`{row['command']}`"] for name, row in missing.items())
-    return ["## Not measured", "", *_table(("run", "why", "command"), body), ""]
+    body = ([f"`{n}`", row["status"], RUNS[n].cost, f"`{row['command']}`"] for n, row in missing.items())
+    return ["## Not measured", "", *_table(("run", "why", "two CPU cores take about", "command"), body), ""]
 
 
 def _runs(root: Path) -> list[str]:
