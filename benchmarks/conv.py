@@ -2,6 +2,7 @@
 
     python benchmarks/conv.py
     python benchmarks/conv.py --batch 10 --networks 4 --json conv.json
+    python benchmarks/conv.py --whole-steps lenet alexcifar convnet     # what a whole outer step says to the choice
 
 The formulations: `native`, XLA's own convolution, then a maximum of four; `patches`, all windows of the pictures times the
 kernel, then the same maximum; `planes`, one product that gives the candidates of every maximum (ddjax/models/planes.py, what
@@ -13,7 +14,9 @@ Calls are repeated within one compiled loop, each on inputs that the one before 
 `ms` of one call is the median of `--rounds` loops, +- half the distance between quartiles. A loop is also where an inner step
 runs, and it matters: XLA on CPUs brings native convolutions into their fast form only outside of loops. With `--alone` each
 call is a computation of its own, dispatch included, which shows that difference. On a CPU there is one thread, as every
-device of `ddjax distill` has. That all three agree is checked first. `--json FILE` writes a list of rows.
+device of `ddjax distill` has. That all three agree is checked first. With `--whole-steps` what is timed instead is the outer
+step of these networks (`--inner-steps` x 3 epochs of 10 images, the largest `--batch` of real examples), with XLA's own
+convolutions and with those that a CPU runs, `products`: planes, patches or Winograd's. `--json FILE` writes a list of rows.
 """
 
 import argparse
@@ -57,6 +60,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed loops of each formulation, in turn")
     parser.add_argument("--loop-ms", type=float, default=50, help="how long one loop should take")
     parser.add_argument("--alone", action="store_true", help="call by call, not within a compiled loop")
+    parser.add_argument("--whole-steps", metavar="MODEL", nargs="+", help="time outer steps of these, not the layers")
+    parser.add_argument("--inner-steps", type=int, default=10, help="S of a whole step")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     return parser.parse_args()
 
@@ -241,6 +246,31 @@ def measure(args: argparse.Namespace, number: int, batch: int, networks: int, wh
     return row
 
 
+def whole_step(args: argparse.Namespace, model: str, networks: int) -> dict[str, Any]:
+    """One row: the outer step in each form that `layers` can choose, whatever the backend."""
+    import jax
+
+    from ddjax.models.ops import layers
+    from ddjax.training.devices import make_layout
+
+    batch, chosen, runs = max(args.batch), layers._on_cpu, {}
+    fields = {"steps": args.inner_steps, "epochs": 3, "num_nets": networks, "batch_size": batch}
+    problem = harness.random_experiment(model, **fields)
+    for name, products in (("native", False), ("products", True)):
+        jax.clear_caches()  # of what was traced in the other form
+        layers._on_cpu = lambda products=products: products
+        try:
+            step, arguments = harness.outer_step(problem, make_layout(networks, batch))
+            runs[name] = harness.stepper(step.lower(*arguments).compile(), arguments)
+        finally:
+            layers._on_cpu = chosen
+    row: dict[str, Any] = {"model": model, "networks": networks, "inner_steps": 3 * args.inner_steps, "batch": batch}
+    for name, times in harness.interleave(runs, rounds=args.rounds).items():
+        median, spread = harness.spread(times)
+        row |= {f"{name}_ms": round(median, 3), f"{name}_spread_ms": round(spread, 3)}
+    return row | {"native / products": round(row["native_ms"] / row["products_ms"], 3)}
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     def cells(row: dict[str, Any]) -> list[Any]:
         times = [f"{row[f'{name}_ms']:.3g} ± {row[f'{name}_spread_ms']:.1g}" for name in FORMULATIONS]
@@ -251,12 +281,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     harness.print_table([*header, "native/planes", "patches/planes"], [cells(row) for row in rows])
 
 
-def main() -> None:
-    args = parse()
-    if min(args.rounds, *args.batch, *args.networks) < 1 or not args.loop_ms > 0:
-        raise InputError("--batch, --networks and --rounds must be at least 1, and --loop-ms above zero")
-    use_all_cores()
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
+def layer_by_layer(args: argparse.Namespace) -> list[dict[str, Any]]:
     import jax
 
     rows = []
@@ -270,6 +295,27 @@ def main() -> None:
                         rows.append(measure(args, number, batch, networks, what))
                         print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     show(rows)
+    return rows
+
+
+def main() -> None:
+    args = parse()
+    if min(args.rounds, *args.batch, *args.networks) < 1 or not args.loop_ms > 0:
+        raise InputError("--batch, --networks and --rounds must be at least 1, and --loop-ms above zero")
+    for model in args.whole_steps or ():
+        if model not in harness.SHAPES or args.inner_steps < 1:
+            raise InputError(f"--whole-steps takes {', '.join(harness.SHAPES)}, and --inner-steps at least 1")
+    use_all_cores()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
+    import jax
+
+    rows = []
+    for model in args.whole_steps or ():
+        for networks in args.networks:
+            rows.append(whole_step(args, model, networks))
+            print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+    if not args.whole_steps:
+        rows = layer_by_layer(args)
     origin = harness.about() | {"device": jax.devices()[0].device_kind, "rounds": args.rounds, "alone": args.alone}
     for row in rows:
         row |= origin

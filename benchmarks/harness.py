@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddjax.errors import InputError
+from ddjax.storage.files import write_whole
 
 if TYPE_CHECKING:  # JAX and matplotlib are imported where they are used, since some processes want neither
     from matplotlib.axes import Axes
@@ -188,5 +189,5 @@ def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
 def write_json(path: str | os.PathLike | None, content: Any) -> None:
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        write_whole(Path(path), json.dumps(content, indent=1) + "\n")
         print(f"wrote {path}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from ddjax.data import Dataset
 from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.prepared import data_root, find_prepared
 from ddjax.errors import InputError
@@ -56,6 +57,7 @@ def reproduce(
     accept_changes: bool = False,
     page_only: bool = False,
     budget: str = "full",
+    dataset: Dataset | None = None,
     data_dir: str | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
@@ -68,6 +70,7 @@ def reproduce(
       accept_changes: go on with what is half done though code, versions or inputs have changed: see `distill`.
       page_only: run and measure nothing, and build the page from what is filed.
       budget: "full", or "quick": all of it on scikit-learn's digits, with a small network and a few steps.
+      dataset: used instead of those that the recipes name.
       data_dir: folder of prepared data sets.
       progress: whether to show progress on the terminal.
 
@@ -86,7 +89,7 @@ def reproduce(
         if not only and reasons[name] == _NO_ACCELERATOR:
             continue
         try:
-            Work(root, name, RUNS[name], BUDGETS[budget], again, accept_changes, data_dir, progress).do()
+            Work(root, name, RUNS[name], BUDGETS[budget], again, accept_changes, dataset, data_dir, progress).do()
         except InputError as error:
             if only:
                 raise
@@ -109,6 +112,7 @@ class Work:
     budget: Budget
     again: bool
     accept_changes: bool
+    dataset: Dataset | None
     data_dir: str | None
     progress: bool
 
@@ -166,7 +170,7 @@ class Work:
             self._say("distilling")
             self._pretrain(wanted)
             changes: Any = {"resume": True, "accept_changes": self.accept_changes, "compare": False}
-            options: dict[str, Any] = {"data_dir": self.data_dir, "progress": self.progress}
+            options: dict[str, Any] = {"dataset": self.dataset, "data_dir": self.data_dir, "progress": self.progress}
             done = distill(self.recipe, self.work, name=self.name, **changes, **options)
         metrics = read_metrics(self.work / "metrics.jsonl")
         plots.plot_run(done.artifact, metrics, self.work)
@@ -179,7 +183,7 @@ class Work:
         write_json(self.kept / PROVENANCE, facts)
 
     def _baselines(self, missing: list[str], wanted: Wanted) -> None:
-        experiment = set_up(self.recipe, data_dir=self.data_dir)
+        experiment = set_up(self.recipe, dataset=self.dataset, data_dir=self.data_dir)
         like = artifact.load_artifact(self.kept).distilled
         for part in missing:
             self._say(f"baseline {part}")

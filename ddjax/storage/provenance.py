@@ -1,5 +1,6 @@
 """Where a figure comes from: the code, the machine, the versions and the inputs it was measured with."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -85,22 +86,29 @@ def processor() -> str:
 
 @functools.cache
 def commit() -> str:
-    """The commit of the checkout that this library was imported from, marked where its code has changed since; empty where
-    it is no checkout. As it was when first asked for, since a checkout may move on meanwhile."""
+    """The commit of the checkout that this library was imported from, marked where its code has changed since. Where it is
+    none, what $DDJAX_COMMIT says, for a copy that was taken without git's own files; else empty. As it was when first asked
+    for, since a checkout may move on meanwhile."""
+    said = os.environ.get("DDJAX_COMMIT", "")
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=_FOLDER, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         if not git("ls-files", "--", "__init__.py"):  # an installed copy that happens to lie inside some checkout
-            return ""
+            return said
         return git("rev-parse", "--short=12", "HEAD") + (
             " with changes" if git("status", "--porcelain", "--", ".") else ""
         )
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return said
 
 
 def versions() -> dict[str, str]:
-    """Versions of this library and of what its results depend on."""
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+    """Versions of this library and of what its results depend on, as far as they are installed: this library may be run from
+    a checkout as it is, and its code is told by `commit` and `code` then."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
