@@ -293,7 +293,7 @@ def main() -> None:
         raise InputError(f"--data is {args.data!r}: give cifar10=FILE.npz, a file that is there")
     if args.commit:
         os.environ["DDJAX_COMMIT"] = args.commit
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # past `finally`, as with Ctrl-C
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # through `finally`, as with Ctrl-C
     try:
         if args.run:
             run_of_the_paper(args)

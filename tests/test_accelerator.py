@@ -49,7 +49,7 @@ def test_the_rehearsal_of_all_kinds_of_measurements_needs_nothing_but_jax_and_a_
         if entry.name in names:
             end = "left out, it needs torch" if entry.needs == "torch" else "done, "
             assert f"{entry.name}: {end}" in done.stdout, done.stdout + done.stderr
-    assert "cifar10-fixed: baseline full data" in done.stdout
+    assert "testing on 40 examples" in done.stdout and "cifar10-fixed: baseline full data" in done.stdout
     assert sorted((ROOT / "benchmarks" / "results").rglob("*")) == before
 
 
@@ -127,3 +127,29 @@ def test_the_commit_may_be_told_where_git_cannot_tell_it(tmp_path, monkeypatch):
 def test_versions_are_told_though_the_library_is_not_installed(monkeypatch):
     monkeypatch.setattr(provenance, "PACKAGES", ("jax", "a-package-that-is-not-there"))
     assert list(provenance.versions()) == ["jax"]
+
+
+def test_next_does_one_and_minutes_what_there_is_time_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / "writes.py").write_text("import sys\nopen(sys.argv[-1], 'w').write('[]')\n")
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(accelerator, "HERE", tmp_path)
+    monkeypatch.setattr(accelerator, "accelerator", lambda: "Some GPU (2)")
+    scripts = {"first": "writes.py", "broken": "fails.py", "long": "writes.py", "last": "writes.py"}
+    minutes = {"long": 8}
+    queue = [accelerator.Measurement(name, "", minutes.get(name, 1), words, "") for name, words in scripts.items()]
+    monkeypatch.setattr(accelerator, "QUEUE", tuple(queue))
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["accelerator.py", *words, "--commit", "f00", "--out", str(tmp_path / "out")])
+        with pytest.raises(SystemExit) as leaving:
+            accelerator.main()
+        done = sorted(path.stem for path in (tmp_path / "out" / "some-gpu-2").glob("*.json"))
+        return leaving.value.code, done, capsys.readouterr().out
+
+    monkeypatch.setenv("DDJAX_COMMIT", "")  # what --commit sets is taken back, and this process keeps its signals
+    monkeypatch.setattr(accelerator.signal, "signal", lambda *_: None)
+    assert call("--next")[:2] == (0, ["first"])
+    assert call("--next")[:2] == (1, ["first"])
+    status, done, said = call("--minutes", "5")
+    assert (status, done) == (1, ["first", "last"]) and "long: left for another call" in said
+    assert call("--next", "--only", "long")[:2] == (0, ["first", "last", "long"])
