@@ -13,7 +13,7 @@ OUT/MACHINE/work/paper: take that folder along to where they go on, and to file 
 A bare machine needs a checkout, not installed (`PYTHONPATH=. python benchmarks/accelerator.py ...`), with jax for its device,
 flax, optax, chex, orbax-checkpoint, safetensors, scikit-learn, matplotlib and tqdm, and torch for `throughput`; neither tyro
 nor tensorflow-datasets. Where git's files did not come along, give the commit with `--commit`. CIFAR-10 may come as one file,
-`--data cifar10=cifar10.npz`, which this makes of the prepared set (140 MB; `split -b 50M` and `cat` carry it in parts):
+`--data cifar10=cifar10.npz`, which this makes of the prepared set (170 MB; `split -b 50M` and `cat` carry it in parts):
 
     python -c "import ddjax, numpy; d = ddjax.load_dataset('cifar10'); numpy.savez_compressed('cifar10.npz', **{
         n: getattr(d, n) for n in ('x_train', 'y_train', 'x_test', 'y_test', 'class_names')})"
