@@ -367,7 +367,7 @@ MUTANTS = (
     # A user's own network
     Mutant("networks have XLA's own convolutions", "models/model.py", "fast_convolutions(apply), gated", "apply, gated",
            (f"{FAST}::test_every_network_has_fast_convolutions",), named=True),
-    Mutant("convolutions are replaced elsewhere than on a CPU too", "models/ops/fast.py", "not layers._on_cpu() or ", "",
+    Mutant("convolutions are replaced elsewhere than on a CPU too", "models/ops/fast.py", "if not layers._on_cpu()", "if False",
            (f"{FAST}::test_elsewhere_than_on_a_cpu_nothing_changes",)),
     Mutant("what jit holds keeps XLA's own convolutions", "models/ops/fast.py", '"jit": _jit', '"jilt": _jit',
            (f"{FAST}::test_convolutions_are_found_inside_of_what_holds_them",)),
@@ -380,7 +380,8 @@ MUTANTS = (
            (f"{FAST}::test_other_convolutions_are_left_as_they_are",)),
     Mutant("half precision is replaced", "models/ops/fast.py", "inputs.dtype in (np.float32, np.float64)", "True",
            (f"{FAST}::test_other_convolutions_are_left_as_they_are",)),
-    Mutant("a function without convolutions is traced at each call", "models/ops/fast.py", "without.add(shapes)", "pass",
+    Mutant("a function without convolutions is not called as it is", "models/ops/fast.py",
+           "if not _has_convolutions(closed)", "if False",
            (f"{FAST}::test_a_function_without_convolutions_is_called_as_it_is",)),
     Mutant("our layer shrinks its pictures", "models/ops/layers.py", "(self.size - 1) // 2 if", "0 if",
            (f"{FAST}::test_our_layers_make_a_network_of_ones_own",)),

@@ -331,6 +331,8 @@ def test_every_network_has_fast_convolutions(tmp_path, monkeypatch, what):
 
 
 def test_our_layers_make_a_network_of_ones_own():
+    pictures = jax.eval_shape(ddjax.Conv(4, 3).init_with_output, jax.random.key(0), jnp.zeros((1, 6, 5, 2)))[0]
+    assert pictures.shape == (1, 6, 5, 4)
     model = from_linen(Ours(), (8, 8, 2), 3)
     params = jax.jit(model.init)(jax.random.key(0))
     kernels = {name: part["kernel"].shape for name, part in params.items() if "kernel" in part}

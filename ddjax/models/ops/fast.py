@@ -5,7 +5,7 @@ Jaxpr interpreters in JAX"), so that nothing need be known of the library that i
 """
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,19 +28,16 @@ def fast_convolutions(apply: Callable[..., Any]) -> Callable[..., Any]:
     Args:
       apply: a pure function of arrays, or of pytrees of them, by position, such as `(params, inputs) -> logits`.
     """
-    without: set[Hashable] = set()  # the arguments' shapes for which it has no convolutions to replace
 
     @functools.wraps(apply)
     def fast(*arguments: Any) -> Any:
-        values, structure = jax.tree.flatten(arguments)
-        shapes = structure, *map(jax.typeof, values)
-        if not layers._on_cpu() or shapes in without:
+        if not layers._on_cpu():
             return apply(*arguments)
+        # JAX keeps the jaxpr of each function and shape, so that this traces once.
         closed, returned = jax.make_jaxpr(apply, return_shape=True)(*arguments)
         if not _has_convolutions(closed):
-            without.add(shapes)
             return apply(*arguments)
-        return jax.tree.unflatten(jax.tree.structure(returned), _evaluate(closed, values))
+        return jax.tree.unflatten(jax.tree.structure(returned), _evaluate(closed, jax.tree.leaves(arguments)))
 
     return fast
 
