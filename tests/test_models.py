@@ -17,7 +17,7 @@ from helpers import (
 
 from ddjax.errors import InputError
 from ddjax.models import MLP, MODELS, WEIGHT_INITS, LeNet, Linear, build_model, from_linen
-from ddjax.models.ops import layers, winograd
+from ddjax.models.ops import gates, layers, winograd
 
 
 @pytest.fixture(params=["cpu", "elsewhere"])
@@ -143,6 +143,23 @@ def test_pooling_equals_the_native_one(x64, shape):
         assert_same_derivatives(ours, partial(native_pool, size=3, stride=2, padding=0), inputs)
 
 
+def test_gates_reach_the_overlapping_maxima(x64):
+    """Those along one side, then along the other."""
+    (inputs,) = random_arrays((2, 7, 9, 3))
+    tangent = jnp.cos(jnp.arange(float(inputs.size))).reshape(inputs.shape)
+
+    def by_hand(x, width):
+        x = gates.max_of([x[:, :-2:2], x[:, 1:-1:2], x[:, 2::2]], width)
+        return gates.max_of([x[:, :, :-2:2], x[:, :, 1:-1:2], x[:, :, 2::2]], width)
+
+    def moved(pool):
+        return jax.jvp(jax.grad(lambda x: jnp.sum(pool(x))), (inputs,), (tangent,))[1]
+
+    found = moved(partial(layers.max_pool_3x3, padding=0, gate_width=0.3))
+    np.testing.assert_allclose(found, moved(partial(by_hand, width=0.3)), rtol=1e-12, atol=1e-14)
+    assert np.any(found) and not np.any(moved(partial(layers.max_pool_3x3, padding=0)))
+
+
 @pytest.mark.parametrize("size", [4, 5, None])
 def test_local_response_norm_is_its_formula(x64, size):
     """With the constants of the paper's code where none are given: (4, 0.001 / 9, 0.75, 1), in PyTorch's order."""
@@ -259,6 +276,16 @@ def alexcifar_by_hand(params, x):
     return dense_by_hand(params, x)
 
 
+def convnet_by_hand(params, x):
+    for i in (1, 2, 3):
+        layer, norm = params[f"conv{i}"], params[f"norm{i}"]
+        x = native_conv(x, layer["kernel"], 3 if x.shape[1] == 28 else 1) + layer["bias"].reshape(1, 1, 1, -1)
+        x = (x - jnp.mean(x, axis=(1, 2), keepdims=True)) / jnp.sqrt(jnp.var(x, axis=(1, 2), keepdims=True) + 1e-5)
+        x = jax.nn.relu(x * norm["scale"].reshape(1, 1, 1, -1) + norm["bias"].reshape(1, 1, 1, -1))
+        x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
+    return x.reshape(len(x), -1) @ params["dense"]["kernel"] + params["dense"]["bias"].reshape(1, -1)
+
+
 def dense_by_hand(params, x):
     x = x.reshape(len(x), -1)
     for i in (1, 2, 3):
@@ -274,6 +301,8 @@ def dense_by_hand(params, x):
         ("lenet", (32, 32, 1), lenet_by_hand),
         ("lenet", (13, 14, 1), lenet_by_hand),
         ("alexcifar", (16, 13, 3), alexcifar_by_hand),
+        ("convnet", (28, 28, 1), convnet_by_hand),
+        ("convnet", (13, 18, 3), convnet_by_hand),
     ],
 )
 def test_logits_equal_those_of_native_operations(name, shape, by_hand):

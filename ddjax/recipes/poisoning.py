@@ -26,7 +26,7 @@ def cifar10_poison() -> Recipe:
     """Data poisoning (sec. 3.6): after one step on 100 images, AlexCifarNets well trained on CIFAR-10 take planes for cars;
     paper 45.9 ± 18.1 %.
 
-    For an accelerator; not measured yet.
+    Not measured yet.
     """
     return mnist_poison().replace(
         data="cifar10",

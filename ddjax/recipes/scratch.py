@@ -86,13 +86,16 @@ def mnist_random() -> Recipe:
 def cifar10_fixed() -> Recipe:
     """Table 1, CIFAR-10, fixed initialisation: 100 images, 10 steps x 3 epochs, one fixed AlexCifarNet; paper 54.0 %.
 
-    Real minibatches are cropped and mirrored at random, as the paper's are. For an accelerator; not measured yet.
+    Real minibatches are cropped and mirrored at random, as the paper's are. Not measured yet. Chosen in runs of up to 180 outer
+    steps, by held-out training data: from real images and learning rates of 0.02, where the paper starts from noise and 0.001,
+    40 outer steps reach 30 %; with gates 180 reach 43.9 %, with exact derivatives 41.6 %.
     """
     return Recipe(
         data=Data(data="cifar10", augment="crop-flip"),
-        network=Network(model="alexcifar"),
-        inner=Inner(steps=10, epochs=3, inner_lr=0.001),
-        outer=Outer(outer_steps=20000, lr=0.02, lr_log_lrs=0.02),
+        network=Network(model="alexcifar", gate_width=0.2),
+        inner=Inner(steps=10, epochs=3, start="real"),
+        outer=Outer(outer_steps=1500, batch_size=256, lr=0.02, lr_log_lrs=0.02, clip=0.2),
+        report=Report(eval_every=50),
     )
 
 
@@ -100,6 +103,6 @@ def cifar10_fixed() -> Recipe:
 def cifar10_random() -> Recipe:
     """Table 1, CIFAR-10, random initialisation: as `cifar10-fixed` with fresh networks; paper 36.8 ± 1.2 %.
 
-    For an accelerator; not measured yet.
+    Not measured yet.
     """
     return cifar10_fixed().replace(init="random", num_nets=4)
