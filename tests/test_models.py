@@ -315,6 +315,39 @@ def test_logits_equal_those_of_native_operations(name, shape, by_hand):
 
 
 @pytest.mark.parametrize(
+    ("name", "shape", "by_hand"),
+    [
+        ("lenet", (14, 12, 1), lenet_by_hand),
+        ("alexcifar", (8, 9, 3), alexcifar_by_hand),
+        ("convnet", (9, 8, 3), convnet_by_hand),
+    ],
+)
+def test_second_derivatives_equal_those_of_native_operations(x64, name, shape, by_hand):
+    """A Hessian-vector product for weights and inputs, in double precision, at weights none of which is zero."""
+    model = build_model(name, shape, 3, **({"width": 9} if name == "convnet" else {}))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    (inputs,) = random_arrays((2, *shape))
+    if name == "convnet":  # whose convolutions' biases have derivatives of zero but for rounding
+        for i in (1, 2, 3):
+            shapes[f"conv{i}"]["bias"] = None
+    leaves, structure = jax.tree.flatten(shapes)
+    weights = [0.3 * w for w in random_arrays(*(leaf.shape for leaf in leaves), seed=2)]
+
+    def of(apply):
+        def logits(inputs, *leaves):
+            params = jax.tree.unflatten(structure, leaves)
+            filled = {
+                layer: {part: jnp.full(9, 0.2) if leaf is None else leaf for part, leaf in parts.items()}
+                for layer, parts in params.items()
+            }
+            return apply(filled, inputs)
+
+        return logits
+
+    assert_same_derivatives(of(model.apply), of(by_hand), inputs, *weights, tolerance=1e-9)
+
+
+@pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
         (
@@ -329,6 +362,13 @@ def test_logits_equal_those_of_native_operations(name, shape, by_hand):
         (("alexcifar", (32, 7, 3), 10), {}, "at least 8x8, but the examples have shape [32, 7, 3]"),
         (("alexnet", (62, 80, 3), 10), {}, "at least 63x63, but the examples have shape [62, 80, 3]"),
         (("lenet", (64,), 10), {}, "but the examples have shape [64]"),
+        (
+            ("convnet", (28, 7, 1), 10),
+            {},
+            "ConvNet of depth 3 reads pictures [height, width, channels] of at least 8x8",
+        ),
+        (("convnet", (32, 32, 3), 10), {"depth": 6}, "at least 64x64, but the examples have shape [32, 32, 3]"),
+        (("convnet", (32, 32, 3), 10), {"width": 0}, "a ConvNet of width 0 and depth 3: give 1 or more of each"),
     ],
 )
 def test_wrong_choices_are_one_line(arguments, options, message):
