@@ -58,7 +58,7 @@ def test_the_queue_names_runs_and_files_that_exist():
     for entry in accelerator.QUEUE:
         script, *words = entry.words.split()
         assert (ROOT / "benchmarks" / script).is_file()
-        assert not entry.goes_on or RUNS[words[-1]].accelerator
+        assert not entry.goes_on or words[-1] in RUNS
         assert entry.goes_on or 60 * entry.minutes < accelerator.MOST
 
 

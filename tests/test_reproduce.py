@@ -590,7 +590,7 @@ def test_a_run_without_its_data_says_so_and_the_others_are_done(tmp_path, paper_
     text = (tmp_path / "RESULTS.md").read_text()
     assert "90.0 → not measured" in text and "### second" not in text
     missing = text.split("## Not measured")[1].split("## ")[0]
-    assert f"| `second` | {status['second']} | `ddjax reproduce paper --only second` |" in missing
+    assert f"| `second` | {status['second']} |  | `ddjax reproduce paper --only second` |" in missing
     assert "`first`" not in missing and not (tmp_path / "results" / "second").exists()
 
 
