@@ -12,6 +12,7 @@ short of. The step is timed on one device, to which it is compared.
 """
 
 import argparse
+import math
 import time
 from typing import NamedTuple
 
@@ -120,7 +121,7 @@ def main() -> None:
     args = parser.parse_args()
     use_all_cores()
     batch, images, inner_steps = args.batch_size, 10, 30
-    chunk = make_layout(1, batch).chunk or batch
+    chunk = make_layout(1, batch, example_size=math.prod(harness.SHAPES[args.model])).chunk or batch
     calls, layers, rows = batch / chunk + inner_steps, LAYERS[args.model], []
     for layer, (products, multiplications) in layers.items():
         operations = traffic = 0.0

@@ -14,6 +14,7 @@ extra `bench` (PyTorch).
 
 import argparse
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 
@@ -61,7 +62,9 @@ def ddjax_step(args: argparse.Namespace, num_nets: int) -> Callable[[], str]:
         batch_size=args.batch_size,
         precision=args.precision,
     )
-    outer = harness.outer_step(problem, make_layout(num_nets, args.batch_size))
+    outer = harness.outer_step(
+        problem, make_layout(num_nets, args.batch_size, example_size=math.prod(problem.dataset.input_shape))
+    )
     step = harness.stepper(*outer, steps=steps_a_turn(num_nets))
 
     def run() -> str:

@@ -168,6 +168,8 @@ def test_networks_and_chunks_take_turns_as_the_layout_says(x64):
 def test_layout_is_chosen_by_the_backend(monkeypatch):
     assert make_layout(4, 1024, remat=True) == Layout(None, share_steps=True, together=1, chunk=64, remat=True)
     assert make_layout(4, 1024) == Layout(None, share_steps=True, together=1, chunk=64)
+    chunks = [make_layout(4, 1024, example_size=size).chunk for size in (1, 784, 2048, 3072, 224 * 224 * 3)]
+    assert chunks == [64, 64, 32, 16, 16]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert make_layout(4, 1024, remat=True) == Layout(remat=True)
 

@@ -1,6 +1,7 @@
 """A whole distillation: from a recipe to the folder that holds what came of it."""
 
 import contextlib
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -95,7 +96,8 @@ def inputs(experiment: Experiment) -> dict[str, str]:
 def carry_out(experiment: Experiment, folder: Path, *, progress: bool) -> RunState:
     """The outer loop from where `folder` has it to its end."""
     recipe = experiment.recipe
-    layout = make_layout(recipe.outer.num_nets, recipe.outer.batch_size, remat=recipe.inner.remat)
+    size = math.prod(experiment.dataset.input_shape)
+    layout = make_layout(recipe.outer.num_nets, recipe.outer.batch_size, example_size=size, remat=recipe.inner.remat)
     everywhere = replicated(layout.mesh)
     return run(
         jax.device_put(experiment.key, everywhere),

@@ -35,13 +35,15 @@ def make_mesh(num_nets: int, batch_size: int, *, smallest_share: int = 64) -> Me
     return None
 
 
-def make_layout(num_nets: int, batch_size: int, *, remat: bool = False) -> Layout:
+def make_layout(num_nets: int, batch_size: int, *, example_size: int = 784, remat: bool = False) -> Layout:
     """The layout that was measured fastest on this backend (benchmarks/): all of it chosen here and nowhere else.
 
-    A CPU core has a cache to stay in and no use for batching: it takes one network at a time and 64 real examples at a
-    time. Accelerators train all their networks side by side and take the batch whole.
+    A CPU core has a cache to stay in and no use for batching: it takes one network at a time, and 64 real examples at a time
+    of MNIST's `example_size`, the numbers in one, but of larger ones as few as 16. Accelerators train all their networks side
+    by side and take the batch whole.
     """
     mesh = make_mesh(num_nets, batch_size)
     if jax.default_backend() == "cpu":
-        return Layout(mesh, share_steps=True, together=1, chunk=64, remat=remat)
+        fit = 2 ** int(np.log2(2**16 / example_size))  # a power of two, which divides what batches usually are
+        return Layout(mesh, share_steps=True, together=1, chunk=min(64, max(16, fit)), remat=remat)
     return Layout(mesh, remat=remat)
