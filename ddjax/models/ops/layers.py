@@ -1,8 +1,8 @@
 """Convolution, pooling and dense layers in the form that each backend runs fastest, second derivatives and `vmap` included.
 
-On a CPU a convolution is (patches x kernel), and one followed by 2x2 max-pooling is the single product of `planes`, because
-XLA's own convolutions are slow there under `vmap` over weights and in the body of a loop (of AlexNet's inner step, fifteen
-times). Elsewhere both are the backend's own. Numbers: benchmarks/.
+On a CPU a convolution is the product of `convolution`, patches x kernel or one of few multiplications, and one followed by 2x2
+max-pooling is the single product of `planes`, because XLA's own convolutions are slow there under `vmap` over weights and in
+the body of a loop (of AlexNet's inner step, fifteen times). Elsewhere both are the backend's own. Numbers: benchmarks/.
 """
 
 from collections.abc import Callable
