@@ -86,9 +86,9 @@ def mnist_random() -> Recipe:
 def cifar10_fixed() -> Recipe:
     """Table 1, CIFAR-10, fixed initialisation: 100 images, 10 steps x 3 epochs, one fixed AlexCifarNet; paper 54.0 %.
 
-    Real minibatches are cropped and mirrored at random, as the paper's are. Not measured yet. By held-out training data, in runs
-    of up to 180 outer steps: from real images and learning rates of 0.02, where the paper starts from noise and 0.001; gates
-    were a little better than exact derivatives.
+    Real minibatches are cropped and mirrored at random, as the paper's are. Not measured yet. By held-out training data, in
+    runs of up to 180 outer steps: from real images and learning rates of 0.02, where the paper starts from noise and 0.001;
+    gates were a little better than exact derivatives.
     """
     return Recipe(
         data=Data(data="cifar10", augment="crop-flip"),
