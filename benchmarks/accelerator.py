@@ -7,8 +7,8 @@
 
 A measurement that is done is OUT/MACHINE/NAME.json: the device, code, commit and versions, rows, and the bars it is held
 against; it appears whole or not at all. One that is stopped begins anew at the next call, but the paper's runs go on from
-OUT/MACHINE/work/paper: take that folder along to where they go on, and to file what is done there,
-`cp -r OUT/MACHINE/work/paper/results/NAME results/ && ddjax reproduce paper --page-only`.
+OUT/MACHINE/unfinished/paper: take that folder along to where they go on, and to file what is done there,
+`cp -r OUT/MACHINE/unfinished/paper/results/NAME results/ && ddjax reproduce paper --page-only`.
 
 A bare machine needs a checkout, not installed (`PYTHONPATH=. python benchmarks/accelerator.py ...`), with jax for its device,
 flax, optax, chex, orbax-checkpoint, safetensors, scikit-learn, matplotlib and tqdm, and torch for `throughput`; neither tyro
@@ -160,7 +160,7 @@ def show(out: Path) -> None:
             met = [f"{b['measured']:g}x at N={b['networks']}, wanted {b['wanted']:g}x" for b in filed["bars"]]
             states.append(f"done on {filed['device']}" + f" ({'; '.join(met)})" * bool(met))
         done = {path.parent.name for path in out.glob(f"*/{name}.json")}
-        begun = {path.parents[3].name for path in out.glob(f"*/work/paper/runs/{name}")}
+        begun = {path.parents[3].name for path in out.glob(f"*/unfinished/paper/runs/{name}")}
         states += [f"begun on {machine}" for machine in sorted(begun - done)]
         wanted = "".join(f", bar {ratio:g}x at N={count}" for count, ratio in measurement.bars.items())
         print(f"{name:<20} about {measurement.minutes:>2} min  {'; '.join(states) or 'open'}")
@@ -169,7 +169,7 @@ def show(out: Path) -> None:
 
 def measure(measurement: Measurement, device: str, place: Path, options: list[str], seconds: float) -> str:
     """Measures for so many seconds at most and files what came of it; returns why nothing did, or nothing."""
-    draft = place / "work" / f"{measurement.name}.json"
+    draft = place / "unfinished" / f"{measurement.name}.json"
     draft.parent.mkdir(parents=True, exist_ok=True)
     draft.unlink(missing_ok=True)
     script, *words = measurement.words.split()
@@ -237,7 +237,7 @@ def go_through(args: argparse.Namespace, device: str, place: Path, data: str | N
         print(f"\n{name}: {measurement.what}", flush=True)
         options = measurement.tiny.split() if args.rehearse else []
         if measurement.goes_on:
-            options += ["--out", str(place / "work" / "paper"), *(["--data", data] if data else [])]
+            options += ["--out", str(place / "unfinished" / "paper"), *(["--data", data] if data else [])]
             options += ["--accept-changes"] * args.accept_changes
         seconds = left if measurement.goes_on and not args.rehearse else MOST
         why_not = measure(measurement, device, place, options, seconds)

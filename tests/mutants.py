@@ -386,6 +386,10 @@ MUTANTS = (
     Mutant("our layer shrinks its pictures", "models/ops/layers.py", "(self.size - 1) // 2 if", "0 if",
            (f"{FAST}::test_our_layers_make_a_network_of_ones_own",)),
     # Ordinary training
+    Mutant("large gradients are not exchanged", "core/inner.py",
+           "jax.lax.pmean((flat, [leaf for leaf in leaves if leaf.size >= _LARGE]), axis)",
+           "jax.lax.pmean(flat, axis), [leaf for leaf in leaves if leaf.size >= _LARGE]",
+           ("tests/test_outer.py::test_results_do_not_depend_on_the_devices",)),
     Mutant("weights are cut off at two deviations", "models/ops/layers.py", '"fan_avg", "normal")',
            '"fan_avg", "truncated_normal")', ("tests/test_models.py::test_fresh_weights_have_the_right_spread",)),
     Mutant("few multiplications in bfloat16 too", "models/ops/winograd.py", " and not rounded", "",

@@ -102,7 +102,7 @@ def test_what_fails_or_takes_too_long_is_not_filed(tmp_path, monkeypatch, capsys
     assert accelerator.measure(failing, "", tmp_path, [], 60) == "failed with exit status 3"
     assert accelerator.measure(sleeping, "", tmp_path, [], 0.2).endswith("the next call goes on with it")
     assert not (tmp_path / "some.json").exists()
-    (tmp_path / "out" / "some-gpu" / "work" / "paper" / "runs" / "some").mkdir(parents=True)
+    (tmp_path / "out" / "some-gpu" / "unfinished" / "paper" / "runs" / "some").mkdir(parents=True)
     monkeypatch.setattr(accelerator, "QUEUE", (sleeping,))
     accelerator.show(tmp_path / "out")
     assert "begun on some-gpu" in capsys.readouterr().out

@@ -284,9 +284,14 @@ jax.config.update("jax_disable_most_optimizations", True)
 from functools import partial
 import numpy as np
 from jax.sharding import Mesh
+from ddjax.core import inner
 from ddjax.core.meta import Layout, meta_gradient, replicated
 from ddjax.training.devices import make_mesh
 import test_outer as t
+
+leaves = jax.tree.leaves(jax.eval_shape(t.init, jax.random.key(0)))
+inner._LARGE = max(leaf.size for leaf in leaves)  # so that one goes alone and others together
+assert min(leaf.size for leaf in leaves) < inner._LARGE
 
 report = {"choices": {}, "results": {}}
 for case in json.loads(sys.argv[1]):

@@ -55,13 +55,11 @@ def _mean_over(axis: str | None, tree: Any) -> Any:
     if axis is None:
         return tree
     # Small arrays travel together, for every exchange waits; large ones alone, for joining them copies them.
-    leaves, treedef = jax.tree.flatten(tree)
-    small = [leaf.size < _LARGE for leaf in leaves]
-    flat, restore = ravel_pytree([leaf for leaf, is_small in zip(leaves, small, strict=True) if is_small])
-    large = [leaf for leaf, is_small in zip(leaves, small, strict=True) if not is_small]
-    flat, large = jax.lax.pmean((flat, large), axis)
-    parts = {True: iter(restore(flat)), False: iter(large)}
-    return jax.tree.unflatten(treedef, [next(parts[is_small]) for is_small in small])
+    leaves, structure = jax.tree.flatten(tree)
+    flat, restore = ravel_pytree([leaf for leaf in leaves if leaf.size < _LARGE])
+    flat, large = jax.lax.pmean((flat, [leaf for leaf in leaves if leaf.size >= _LARGE]), axis)
+    small, large = iter(restore(flat)), iter(large)
+    return jax.tree.unflatten(structure, [next(small if leaf.size < _LARGE else large) for leaf in leaves])
 
 
 def inner_update(
