@@ -173,6 +173,14 @@ def test_local_response_norm_is_its_formula(x64, size):
     np.testing.assert_allclose(layers.local_response_norm(inputs, **options), expected, rtol=1e-13)
 
 
+def test_local_response_norm_sums_in_float32_whatever_the_precision():
+    (inputs,) = random_arrays((2, 3, 3, 7), dtype=np.float32)
+    expected = layers.local_response_norm(inputs, alpha=0.5)
+    with jax.default_matmul_precision("bfloat16"):
+        found = layers.local_response_norm(inputs, alpha=0.5)
+    np.testing.assert_array_equal(found, expected)
+
+
 # Networks
 
 

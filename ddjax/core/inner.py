@@ -16,6 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from ddjax.core.distilled import DistilledData, Targets, check_distilled, fixed_labels
+from ddjax.core.kept import Steps
 from ddjax.core.losses import Loss, Params
 from ddjax.core.order import Data, Example, Window, example_of, order, within
 
@@ -29,7 +30,8 @@ class Weights(NamedTuple):
 
 Step = Callable[[Weights, Example], Weights]
 Run = Callable[[Weights, Data, jax.Array, jax.Array], Weights]
-PullBack = Callable[[Weights, Example, Weights], tuple[Weights, Example]]
+Kept = list[jax.Array]
+PullBack = Callable[[Weights, Kept, Example, Weights], tuple[Weights, Example]]
 
 
 class Rule(NamedTuple):
@@ -91,43 +93,47 @@ def reverse_over_reverse(loss: Loss, direction: optax.GradientTransformation | N
 
 
 def mixed_mode(loss: Loss, direction: optax.GradientTransformation | None, axis: str | None = None) -> Rule:
-    """The steps with their own differentiation rule, `pull_back_of`. Only what goes into a step is kept; activations are
-    computed again, so memory does not grow with the depth of the network (MixFlow-MG, arXiv 2505.00793)."""
+    """The steps with their own differentiation rule, `pull_back_of`. What goes into a step is kept, and the few values that
+    layers mark (see `kept`); other activations are computed again (MixFlow-MG, arXiv 2505.00793)."""
     step = reverse_over_reverse(loss, direction, axis).step
-    pull_back = pull_back_of(loss, direction, axis)
+    gradients = Steps(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    pull_back = pull_back_of(gradients, direction, axis)
 
     @jax.custom_vjp
     def run(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> Weights:
         return forward(weights, data, log_lrs_T, first)[0]
 
     def forward(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> tuple[Weights, Any]:
-        def one(weights: Weights, x: tuple[jax.Array, jax.Array]) -> tuple[Weights, Weights]:
-            return step(weights, example_of(data, *x)), weights
+        def one(weights: Weights, x: tuple[jax.Array, jax.Array]) -> tuple[Weights, tuple[Weights, Kept]]:
+            inputs, targets, log_lr = example_of(data, *x)
+            (_, (grads, _, _)), kept = gradients.first(weights.params, inputs, targets)
+            return inner_update(_mean_over(axis, grads), weights, log_lr, direction), (weights, kept)
 
         order_T = order(data, log_lrs_T, first)
-        end, weights_T = jax.lax.scan(one, weights, (order_T, log_lrs_T))
-        return end, (weights_T, data, log_lrs_T, order_T)
+        end, kept_T = jax.lax.scan(one, weights, (order_T, log_lrs_T))
+        return end, (kept_T, data, log_lrs_T, order_T)
 
     def backward(kept: Any, cotangent: Weights) -> tuple[Weights, Data, jax.Array, Any]:
-        weights_T, data, log_lrs_T, order_T = kept
+        kept_T, data, log_lrs_T, order_T = kept
 
         def one(carry: tuple[Weights, Data], x: Any) -> tuple[tuple[Weights, Data], jax.Array]:
             cotangent, by_data = carry
-            weights, s, log_lr = x
-            cotangent, by = pull_back(weights, example_of(data, s, log_lr), cotangent)
+            (weights, kept), s, log_lr = x
+            cotangent, by = pull_back(weights, kept, example_of(data, s, log_lr), cotangent)
             by_data = jax.tree.map(lambda total, part: total.at[s].add(part), by_data, Data(by.inputs, by.targets))
             return (cotangent, by_data), by.log_lr
 
         start = (cotangent, jax.tree.map(jnp.zeros_like, data))
-        (cotangent, by_data), by_log_lrs_T = jax.lax.scan(one, start, (weights_T, order_T, log_lrs_T), reverse=True)
+        (cotangent, by_data), by_log_lrs_T = jax.lax.scan(one, start, (kept_T, order_T, log_lrs_T), reverse=True)
         return cotangent, by_data, by_log_lrs_T, np.zeros((), jax.dtypes.float0)
 
     run.defvjp(forward, backward)
     return Rule(step, run)
 
 
-def pull_back_of(loss: Loss, direction: optax.GradientTransformation | None, axis: str | None) -> PullBack:
-    """The pull-back of a step, (weights, example, cotangent of the next weights) -> cotangents of both, in one product.
+def pull_back_of(gradients: Steps, direction: optax.GradientTransformation | None, axis: str | None) -> PullBack:
+    """The pull-back of a step, (weights, what of it was kept, example, cotangent of the next weights) -> cotangents of weights
+    and example, in one product; `gradients` are the loss's value and derivatives for weights, inputs and targets.
 
     The pull-back of g(theta, x, y) = grad_theta l(theta, x, y) along v is grad_{theta, x, y} <g, v>. As second
     derivatives commute, that is the directional derivative of grad_{theta, x, y} l along (v, 0, 0): pushing v forward
@@ -138,10 +144,9 @@ def pull_back_of(loss: Loss, direction: optax.GradientTransformation | None, axi
     results, which saves large networks one pass over all weights.
     """
 
-    def pull_back(weights: Weights, example: Example, cotangent: Weights) -> tuple[Weights, Example]:
+    def pull_back(weights: Weights, kept: Kept, example: Example, cotangent: Weights) -> tuple[Weights, Example]:
         inputs, targets, log_lr = example
-        gradients = jax.value_and_grad(loss, argnums=(0, 1, 2))
-        (_, (grads, _, _)), push = jax.linearize(lambda p: gradients(p, inputs, targets), weights.params)
+        (_, (grads, _, _)), push = jax.linearize(lambda p: gradients.again(kept, p, inputs, targets), weights.params)
         if direction is None:
             direct = cotangent
             v = cotangent.params
@@ -203,8 +208,8 @@ def unroll(
     """The weights theta_T at the end of the inner loop, T = S * E.
 
     Differentiable with respect to `params` and all of `distilled`, exactly. Memory: what each step starts from, i.e. T
-    copies of the weights and of the state of `direction`, and no activations; with `remat` S + E copies. Of a window of
-    length W it is W copies, and S + W / S with `remat`.
+    copies of the weights and of the state of `direction`, and of activations only what layers mark (see `kept`); with
+    `remat` S + E copies. Of a window of length W it is W copies, and S + W / S with `remat`.
 
     Args:
       loss: inner loss l(params, inputs, targets), the mean over its examples.

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from ddjax.core.kept import kept
 from ddjax.models.ops import winograd
 from ddjax.models.ops.product import product
 
 Pair = tuple[int, int]
+
+_FEW = 8  # channels
 
 
 def convolution(
@@ -49,11 +52,26 @@ def _ungrouped(
     inputs: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], dilation: Pair
 ) -> jax.Array:
     if dilation == (1, 1) and winograd.suits(kernel, max(strides)):
-        return winograd.conv(inputs, kernel, padding)
+        outputs = winograd.conv(kept(inputs, cotangent=True), kernel, padding)
+        return kept(outputs, value=True)
+    if inputs.shape[-1] < _FEW and max(strides) == max(dilation) == 1:
+        return _of_few_channels(inputs, kernel, padding)
     patches = windows(inputs, (kernel.shape[0], kernel.shape[1]), strides, padding, dilation)
     lead = patches.shape[:3]
     flat = product(patches.reshape(math.prod(lead), -1), kernel.reshape(-1, kernel.shape[-1]))
     return flat.reshape(*lead, -1)
+
+
+def _of_few_channels(inputs: jax.Array, kernel: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
+    """Patches as columns, which are copied a row of pixels at a time where patches as rows are copied by `C` numbers."""
+    h, w, _, features = kernel.shape
+    x = jnp.pad(inputs.transpose(3, 0, 1, 2), ((0, 0), (0, 0), *padding))
+    _, n, tall, wide = x.shape
+    rows, cols = tall - h + 1, wide - w + 1
+    x = jnp.stack([x[:, :, i : i + rows] for i in range(h)])
+    x = jnp.stack([x[..., j : j + cols] for j in range(w)])  # [w, h, C, n, rows, cols]
+    kernel = kernel.transpose(1, 0, 2, 3).reshape(-1, features)
+    return product(x.reshape(len(kernel), -1), kernel, 0, 0).reshape(n, rows, cols, features)
 
 
 def _depthwise(

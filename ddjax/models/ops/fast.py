@@ -1,7 +1,7 @@
 """The convolutions of any function in the form that this backend runs fastest.
 
-The function is traced to a jaxpr, and that evaluated with other convolutions in place of XLA's (docs.jax.dev, "Writing custom
-Jaxpr interpreters in JAX"), so that nothing need be known of the library that its layers come from.
+The function is traced to a jaxpr, and that evaluated with other convolutions in place of XLA's, so that nothing need be known
+of the library that its layers come from.
 """
 
 import functools
@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import Literal
 
+from ddjax.core.jaxprs import evaluate, rewritten
 from ddjax.models.ops import layers
 from ddjax.models.ops.convolution import convolution
 
@@ -33,11 +33,7 @@ def fast_convolutions(apply: Callable[..., Any]) -> Callable[..., Any]:
     def fast(*arguments: Any) -> Any:
         if not layers._on_cpu():
             return apply(*arguments)
-        # JAX keeps the jaxpr of each function and shape, so that this traces once.
-        closed, returned = jax.make_jaxpr(apply, return_shape=True)(*arguments)
-        if not _has_convolutions(closed):
-            return apply(*arguments)
-        return jax.tree.unflatten(jax.tree.structure(returned), _evaluate(closed, jax.tree.leaves(arguments)))
+        return rewritten(apply, arguments, lambda jaxpr: _replaced if _has_convolutions(jaxpr) else None)
 
     return fast
 
@@ -71,26 +67,17 @@ def _held(equation: Any) -> Sequence[Any]:
     return held
 
 
+def _replaced(equation: Any, given: list[Any]) -> list[Any] | None:
+    """What our form gives for an equation that is a convolution, or that holds one; None for others."""
+    if _replaceable(equation):
+        return [_convolution(*given, **equation.params)]
+    if any(map(_has_convolutions, _held(equation))):
+        return _EVALUATED[equation.primitive.name](given, **equation.params)
+    return None
+
+
 def _evaluate(jaxpr: Any, arguments: Sequence[Any]) -> list[Any]:
-    """What a jaxpr, open or closed, returns for its arguments."""
-    if hasattr(jaxpr, "consts"):
-        jaxpr, arguments = jaxpr.jaxpr, (*jaxpr.consts, *arguments)
-    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), arguments, strict=True))
-
-    def value_of(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else values[atom]
-
-    for equation in jaxpr.eqns:
-        given = [value_of(atom) for atom in equation.invars]
-        if _replaceable(equation):
-            found = [_convolution(*given, **equation.params)]
-        elif any(map(_has_convolutions, _held(equation))):
-            found = _EVALUATED[equation.primitive.name](given, **equation.params)
-        else:
-            found = equation.primitive.bind(*given, **equation.primitive.get_bind_params(equation.params))
-            found = found if equation.primitive.multiple_results else [found]
-        values.update(zip(equation.outvars, found, strict=True))
-    return [value_of(atom) for atom in jaxpr.outvars]
+    return evaluate(jaxpr, arguments, _replaced)
 
 
 def _convolution(

@@ -12,7 +12,9 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ddjax.core.kept import kept
 from ddjax.models.ops.convolution import convolution
 from ddjax.models.ops.gates import max_of
 from ddjax.models.ops.planes import Planes, conv_max_pool as planes_conv_max_pool, from_planes, to_planes
@@ -22,6 +24,10 @@ Pictures = jax.Array | Planes
 
 # Xavier (Glorot) normal, of variance 2 / (fan_in + fan_out), not truncated.
 XAVIER = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+
+
+# Terms of a dense layer's sums from which on reading its weights once more costs more than holding its inputs and outputs.
+_LONG = 1024
 
 
 def _on_cpu() -> bool:
@@ -112,6 +118,8 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        if x.shape[-1] >= _LONG:
+            return kept(product(kept(x, value=True, cotangent=True), kernel), value=True) + bias.reshape(1, -1)
         return product(x, kernel) + bias.reshape(1, -1)
 
 
@@ -198,10 +206,11 @@ def local_response_norm(
     inputs: jax.Array, *, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:
     """x / (k + alpha * mean of x^2 over `size` neighbouring channels)^beta, channels last (Krizhevsky et al., 2012)."""
-    before = size // 2  # an even window reaches one channel further down than up
-    squares = jnp.pad(inputs**2, ((0, 0),) * (inputs.ndim - 1) + ((before, size - 1 - before),))
-    channels = inputs.shape[-1]
-    mean = sum(squares[..., i : i + channels] for i in range(size)) / size
+    channels, before = inputs.shape[-1], size // 2  # an even window reaches one channel further down than up
+    # Sums over neighbours as a product: as sums of slices, a second derivative is a dozen arrays, each padded by itself.
+    window = sum(np.eye(channels, k=before - i) for i in range(size)) / size
+    with jax.default_matmul_precision("float32"):
+        mean = product((inputs**2).reshape(-1, channels), jnp.asarray(window, inputs.dtype)).reshape(inputs.shape)
     return inputs * _inverse_power(k + alpha * mean, beta)
 
 

@@ -3,9 +3,6 @@
 JAX differentiates a product into a product and a transposition. XLA folds that transposition away where it stands alone,
 but not where two such products are added, which is what every second derivative does; then whole activations are copied
 to be turned round. Here each derivative is asked for in its final order.
-
-That takes a primitive (docs.jax.dev, "JAX Internals: primitives"): a custom derivative would not outlive the first one.
-All that it needs of JAX is in `_registered`, which says so where a future JAX no longer has it.
 """
 
 from functools import partial
@@ -14,7 +11,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-_TESTED = "0.10.0 to 0.12.0"
+from ddjax.core.primitive import new_primitive
 
 
 def product(a: jax.Array, b: jax.Array, axis_a: int = 1, axis_b: int = 0) -> jax.Array:
@@ -65,30 +62,10 @@ def _batched(arguments: Any, axes: Any, *, axis_a: int, axis_b: int, precision: 
     return jax.vmap(partial(_dot, axis_a=axis_a, axis_b=axis_b, precision=precision), in_axes=axes)(*arguments), 0
 
 
-def _registered() -> Any:
-    """The primitive, and how it is computed, typed, compiled, differentiated and batched."""
-    from jax.core import ShapedArray
-    from jax.extend.core import Primitive
-    from jax.interpreters.ad import defbilinear
-    from jax.interpreters.batching import primitive_batchers
-    from jax.interpreters.mlir import lower_fun, register_lowering
-
-    def typed(a: ShapedArray, b: ShapedArray, *, axis_a: int, axis_b: int, precision: str | None) -> ShapedArray:
-        return ShapedArray((*a.shape[:-2], a.shape[-1 - axis_a], b.shape[-1 - axis_b]), a.dtype)
-
-    primitive: Any = Primitive("product")
-    primitive.def_impl(jax.jit(_dot, static_argnames=("axis_a", "axis_b", "precision")))
-    primitive.def_abstract_eval(typed)
-    register_lowering(primitive, lower_fun(_dot, multiple_results=False))
-    defbilinear(primitive, _cotangent_a, _cotangent_b)
-    primitive_batchers[primitive] = _batched
-    return primitive
+def _typed(a: Any, b: Any, *, axis_a: int, axis_b: int, precision: str | None) -> tuple[tuple[int, ...], Any]:
+    return (*a.shape[:-2], a.shape[-1 - axis_a], b.shape[-1 - axis_b]), a.dtype
 
 
-try:
-    _product_p = _registered()
-except (ImportError, AttributeError, TypeError) as error:
-    raise ImportError(
-        f"ddjax was tested with jax {_TESTED}, and jax {jax.__version__} has changed what ddjax/models/ops/product.py is "
-        f"made of ({error}): install one of those versions, or a newer ddjax"
-    ) from error
+_product_p = new_primitive(
+    "product", _dot, _typed, _batched, (_cotangent_a, _cotangent_b), ("axis_a", "axis_b", "precision")
+)
