@@ -185,7 +185,7 @@ def test_figures_are_those_of_the_artefacts(whole):
     """Evaluated anew from the file alone: one fixed network, fresh ones, and those that a pool holds out."""
     root, rows = whole
     for name in ("mnist-fixed", "mnist-random", "mnist-usps-random", "mnist-usps-fixed"):
-        (row,) = [r for r, e in zip(rows, ROWS, strict=True) if (e.run, e.part) == (name, "distilled")]
+        row, *_ = (r for r, e in zip(rows, ROWS, strict=True) if (e.run, e.part) == (name, "distilled"))
         evaluation, count = evaluate_artifact(root / "results" / name)
         assert count == 400 and len(evaluation.accuracy) == row["networks"]
         assert evaluation.accuracy[:, -1].mean() == pytest.approx(row["ours_mean"], abs=0.26)
@@ -694,9 +694,23 @@ def test_what_is_open_says_its_cost(tmp_path, paper_of):
 
 
 def test_an_exact_row_stands_beside_the_gated_one():
-    gated, exact = (row for row in ROWS if row.run.startswith("mnist-fixed-1step") and row.part == "distilled")
-    assert (gated.table, gated.column) == (exact.table, exact.column)
+    one_step = (row for row in ROWS if row.run.startswith("mnist-fixed-1step") and row.table == "Table 1")
+    gated, exact = (row for row in one_step if row.part == "distilled")
+    assert gated.column == exact.column
     assert RUNS[gated.run].settings.replace(gate_width=0.0) == RUNS[exact.run].settings != RUNS[gated.run].settings
+
+
+def test_headlines_are_of_three_seeds_and_differ_in_nothing_else(whole):
+    """And the page has the mean of their figures, with the standard deviation of a sample."""
+    rows = [row for row in whole[1] if row["table"] == paper.OVER_SEEDS]
+    told = (whole[0] / "RESULTS.md").read_text().split(f"## {paper.OVER_SEEDS}")[1].split("##")[0]
+    for column in ("MNIST fixed, 10 images, one step", "MNIST fixed", "CIFAR-10 fixed", "digits fixed, 10 images, one step"):
+        members = [row for row in rows if row["column"] == column]
+        recipes = [RUNS[row["run"]].settings for row in members]
+        assert [recipe.seed for recipe in recipes] == [0, 1, 2]
+        assert {recipe.replace(seed=0) for recipe in recipes} == {recipes[0]}
+        figures = [row["ours_mean"] for row in members]
+        assert f"**{np.mean(figures):.1f} ± {np.std(figures, ddof=1):.1f}** of 3" in told
 
 
 def test_ablations_differ_in_one_thing_and_share_a_point():

@@ -1,6 +1,7 @@
 """`results/paper.json` and RESULTS.md: the paper's rows beside ours, built from files alone; nothing is typed by hand."""
 
 import json
+import statistics
 from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
@@ -19,7 +20,7 @@ from ddjax.paper.filing import (
     origins,
     since,
 )
-from ddjax.paper.rows import BASELINES as BASELINE_PARTS, RUNS
+from ddjax.paper.rows import BASELINES as BASELINE_PARTS, OVER_SEEDS, RUNS
 from ddjax.show import plots
 from ddjax.storage.artifact import load_artifact
 from ddjax.storage.files import read_json, write_whole
@@ -83,7 +84,8 @@ def write_results(root: Path, rows: list[dict[str, Any]], *, quick: bool = False
     write_whole(folder / "paper.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     lines = [_QUICK_TITLE, _QUICK, _HEAD] if quick else [_TITLE, _HEAD]
     for table, members in groupby(rows, itemgetter("table")):
-        lines += [f"## {table}", "", *_matrix(list(members)), ""]
+        members = list(members)
+        lines += [f"## {table}", "", *_matrix(members), *(_mean_over(members) if table == OVER_SEEDS else ()), ""]
     for name, table in (("steps", "Figure: GD steps (3 epochs)"), ("epochs", "Figure: epochs (10 steps)")):
         points = [row for row in rows if row["table"] == table and row["ours_mean"] is not None]
         if points:
@@ -105,6 +107,16 @@ def _matrix(rows: list[dict[str, Any]]) -> list[str]:
     cells = {(row["row"], row["column"]): _cell(row) for row in rows}
     body = ([name, *(cells.get((name, column), "") for column in columns)] for name in names)
     return _table(["accuracy %", *columns], body)
+
+
+def _mean_over(rows: list[dict[str, Any]]) -> list[str]:
+    """One more row of a matrix: the mean of each column's figures and their standard deviation, with how many they are."""
+    cells = []
+    for column in dict.fromkeys(row["column"] for row in rows):
+        found = [row["ours_mean"] for row in rows if row["column"] == column and row["ours_mean"] is not None]
+        spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+        cells.append(f"**{statistics.mean(found):.1f}{spread}** of {len(found)}" if found else "")
+    return [f"| mean ± std over seeds | {' | '.join(cells)} |"]
 
 
 def _cell(row: dict[str, Any]) -> str:
