@@ -704,7 +704,12 @@ def test_headlines_are_of_three_seeds_and_differ_in_nothing_else(whole):
     """And the page has the mean of their figures, with the standard deviation of a sample."""
     rows = [row for row in whole[1] if row["table"] == paper.OVER_SEEDS]
     told = (whole[0] / "RESULTS.md").read_text().split(f"## {paper.OVER_SEEDS}")[1].split("##")[0]
-    for column in ("MNIST fixed, 10 images, one step", "MNIST fixed", "CIFAR-10 fixed", "digits fixed, 10 images, one step"):
+    for column in (
+        "MNIST fixed, 10 images, one step",
+        "MNIST fixed",
+        "CIFAR-10 fixed",
+        "digits fixed, 10 images, one step",
+    ):
         members = [row for row in rows if row["column"] == column]
         recipes = [RUNS[row["run"]].settings for row in members]
         assert [recipe.seed for recipe in recipes] == [0, 1, 2]
