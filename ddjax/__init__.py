@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Standardise as Standardise,
         hold_out as hold_out,
         load_dataset as load_dataset,
+        make_dataset as make_dataset,
         make_draw_batch as make_draw_batch,
         prepare as prepare,
     )
@@ -99,7 +100,7 @@ _PUBLIC = """
     core.losses: half_squared_error soft_cross_entropy
     core.meta: Layout Problem meta_gradient meta_loss
     core.outer: DistillState Distiller Info make_distiller
-    data: DATASETS Dataset MissingDataError Split Standardise hold_out load_dataset make_draw_batch prepare
+    data: DATASETS Dataset MissingDataError Split Standardise hold_out load_dataset make_dataset make_draw_batch prepare
     errors: InputError InterruptedRunError NonFiniteError
     evaluation.measure: Evaluation evaluate
     experiment.distill: distill

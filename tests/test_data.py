@@ -498,7 +498,7 @@ def test_own_floats_of_three_axes_are_sequences(tmp_path):
     with pytest.raises(InputError, match=r"sequences of shape \[7, 4\] cannot become pictures of 8x8x1"):
         data.load_dataset(save_own(tmp_path, x_train=x, x_test=x[:6]), pictures="8x8x1")
     with pytest.raises(
-        InputError, match=r"uint8 \[12, 6, 5\] but x_test is float64 \[6, 6, 5\]: save both in one shape"
+        InputError, match=r"uint8 \[12, 6, 5\] but x_test is float64 \[6, 6, 5\]: give both in one shape"
     ):
         data.load_dataset(save_own(tmp_path, x_train=X[..., 0], x_test=X[:6, ..., 0].astype(float)))
 
@@ -507,13 +507,13 @@ def test_own_vectors_names_and_statistics(tmp_path):
     x = np.random.RandomState(0).normal(3, 2, (12, 4))
     dataset = data.load_dataset(save_own(tmp_path, x_train=x, x_test=x[:6]))
     assert dataset.x_train.dtype == np.float32
-    np.testing.assert_allclose(dataset.transform, [[x.mean()], [x.std()]], rtol=1e-6)
+    np.testing.assert_allclose(dataset.transform, [x.mean(axis=0), x.std(axis=0)], rtol=1e-6)
     names = np.array(["cat", "dog", "eel"])
     dataset = data.load_dataset(
         save_own(tmp_path, x_train=x, x_test=x[:6], class_names=names, mean=np.float64(3), std=np.full(4, 2.0))
     )
     assert dataset.class_names == ("cat", "dog", "eel")
-    np.testing.assert_array_equal(dataset.transform.mean, np.array([3], np.float32))
+    np.testing.assert_array_equal(dataset.transform.mean, np.full(4, 3, np.float32))
     np.testing.assert_array_equal(dataset.transform.std, np.array([2, 2, 2, 2], np.float32))
 
 
@@ -542,7 +542,7 @@ DEFECTS = {
     "test lengths": ({"x_test": X[:5]}, "x_test has 5 examples but y_test has 6"),
     "shapes": ({"x_test": X[:6, :, :4]}, r"x_train is uint8 \[12, 6, 5, 3\] but x_test is uint8 \[6, 6, 4, 3\]"),
     "types differ": ({"x_test": XF[:6]}, "x_train is uint8 .* but x_test is float32"),
-    "wrong type": ({"x_train": X.astype(np.int64)}, "x_train has type int64: save it as uint8"),
+    "wrong type": ({"x_train": X.astype(np.int64)}, "x_train has type int64: give it as uint8"),
     "text": ({"x_test": np.full((6, 2), "a")}, "x_test has type <U1"),
     "object inputs": ({"x_train": np.array([X[0], None], object)}, "x_train is an object array.*numbers"),
     "object names": ({"class_names": np.array(["a", "b", None], object)}, "class_names is an object array.*strings"),
@@ -552,7 +552,7 @@ DEFECTS = {
     "empty labels": ({"y_test": Y[:0]}, "y_test is empty"),
     "nan": ({"x_train": with_values(XF, _91=np.nan, _95=np.inf)}, r"x_train has 2 values .* first at \[1, 0, 0, 1\]"),
     "overflow": ({"x_train": with_values(X.astype(float), _0=1e300)}, r"x_train has 1 value not finite in float32"),
-    "float labels": ({"y_train": Y.astype(float)}, "y_train has type float64: save class numbers as integers"),
+    "float labels": ({"y_train": Y.astype(float)}, "y_train has type float64: give class numbers as integers"),
     "bool labels": ({"y_test": Y[:6] > 0}, "y_test has type bool"),
     "one-hot": ({"y_train": np.eye(3, dtype=int)[Y]}, r"y_train has shape \[12, 3\]: take argmax"),
     "negative": ({"y_train": with_values(Y, _4=-1)}, "y_train has the label -1 at 4, which is negative"),
@@ -563,7 +563,7 @@ DEFECTS = {
     "few names": ({"class_names": np.array(["a", "b"])}, "y_train has the label 2 at 2, but there are 2 classes"),
     "many names": ({"class_names": np.array(list("abcd"))}, "y_train has no example of class 3"),
     "names type": ({"class_names": np.arange(3)}, "class_names is int64"),
-    "mean shape": ({"mean": np.zeros(2)}, "mean is float64 .*save 1 or 3 floats"),
+    "mean shape": ({"mean": np.zeros(2)}, "mean is float64 .*give 1 or 3 floats"),
     "mean value": ({"mean": np.float32(np.nan)}, "mean has values that are not finite"),
     "zero std": ({"std": np.array([1.0, 0, 1])}, "std has the value 0.0: give positive"),
 }

@@ -2,6 +2,7 @@
 
 from ddjax.data.augment import AUGMENTS, Augment, make_augment
 from ddjax.data.dataset import Dataset, MissingDataError, Split
+from ddjax.data.own import make_dataset
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.sampling import make_draw_batch
 from ddjax.data.sources import DATASETS, load_dataset, prepare
@@ -21,6 +22,7 @@ __all__ = [
     "hold_out",
     "load_dataset",
     "make_augment",
+    "make_dataset",
     "make_draw_batch",
     "parse_shape",
     "prepare",

@@ -79,6 +79,12 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([resize(np.ascontiguousarray(plane)) for plane in np.moveaxis(picture, -1, 0)], axis=-1)
 
 
+def converted(picture: np.ndarray, shape: Shape) -> np.ndarray:
+    """One picture [H, W, 1 or 3], uint8 or float32, in another size and number of channels."""
+    grey = _grey(picture) if shape[2] < picture.shape[-1] else picture
+    return np.broadcast_to(resized(grey, shape[:2]), shape)
+
+
 def _grey(picture: np.ndarray) -> np.ndarray:
     """One RGB picture [H, W, 3] as [H, W, 1]."""
     if picture.dtype == np.uint8:  # in sixteen bits after the point, rounded, as Pillow does
@@ -88,10 +94,9 @@ def _grey(picture: np.ndarray) -> np.ndarray:
 
 def _converted(pictures: np.ndarray, shape: Shape, inside: tuple[int, int]) -> np.ndarray:
     """One at a time into the middle of one array: nothing but the result is ever held in full."""
-    converted = np.zeros((len(pictures), *shape), pictures.dtype)
+    result = np.zeros((len(pictures), *shape), pictures.dtype)
     top, left = ((side - filled) // 2 for side, filled in zip(shape, inside, strict=False))
-    middle = converted[:, top : top + inside[0], left : left + inside[1]]
+    middle = result[:, top : top + inside[0], left : left + inside[1]]
     for place, picture in zip(middle, pictures, strict=True):
-        grey = _grey(picture) if shape[2] < picture.shape[-1] else picture
-        place[:] = resized(grey, inside)  # broadcasting turns one channel into three
-    return converted
+        place[:] = converted(picture, (*inside, shape[2]))
+    return result

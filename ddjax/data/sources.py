@@ -12,6 +12,7 @@ import numpy as np
 from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.dataset import Dataset
 from ddjax.data.download import download_and_prepare
+from ddjax.data.folder import load_folder
 from ddjax.data.npz import load_npz
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.prepared import data_root, find_prepared, load_prepared
@@ -26,7 +27,8 @@ def load_dataset(
     """Loads a data set into memory.
 
     Args:
-      name: one of `DATASETS`, or the path of an .npz file (see `ddjax.data.npz.load_npz` for its arrays).
+      name: one of `DATASETS`; the path of an .npz file (see `ddjax.data.arrays.checked_dataset` for its arrays); or that of a
+        folder of pictures, one folder a class (see `ddjax.data.folder.load_folder`).
       data_dir: the folder of sets prepared by tensorflow-datasets; by default $TFDS_DATA_DIR, else
         ~/tensorflow_datasets. `digits` and .npz files do not use it.
       pictures: the shape to bring all pictures to, such as "32x32x3" (see `as_pictures`); None leaves them as they are.
@@ -39,6 +41,8 @@ def load_dataset(
     name = os.fspath(name) if isinstance(name, os.PathLike) else name
     if isinstance(name, str) and name.endswith(".npz"):
         dataset = load_npz(Path(name).expanduser())
+    elif isinstance(name, str) and name not in _LOADERS and Path(name).expanduser().is_dir():
+        dataset = load_folder(Path(name).expanduser(), shape)
     else:
         dataset = _LOADERS[_known(name)](data_dir=data_dir, size=shape and shape[:2])
     return dataset if shape is None else as_pictures(dataset, shape)
@@ -118,6 +122,6 @@ def _known(name: str) -> str:
     nearest = difflib.get_close_matches(name.lower().replace("-", ""), DATASETS, n=3)
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise InputError(
-        f"there is no data set named {name!r}: {hint}the names are {', '.join(DATASETS)}, and the path of a file "
-        "ending in .npz"
+        f"there is no data set named {name!r}: {hint}the names are {', '.join(DATASETS)}, the path of a file "
+        "ending in .npz, and that of a folder with a folder of pictures for each class"
     )

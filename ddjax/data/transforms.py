@@ -39,11 +39,14 @@ class Standardise(NamedTuple):
 
     @classmethod
     def fitted_to(cls, inputs: np.ndarray) -> "Standardise":
-        """By mean and standard deviation of [N, ...] uint8 (as 0..1) or float inputs: [C] for pictures [N, H, W, C], else [1].
+        """By mean and standard deviation of [N, ...] uint8 (as 0..1) or float inputs.
 
-        A constant channel gets a deviation of 1, so that it becomes zeros rather than a division by zero.
+        Each channel of pictures [N, H, W, C] by its own, and each column of tables [N, D] float, since a table's columns have
+        units of their own; one for all of sequences [N, L, D], and of vectors of bytes, which are pictures laid flat. What is
+        constant gets a deviation of 1, so that it becomes zeros rather than a division by zero.
         """
-        channels = inputs.reshape(-1, inputs.shape[-1]) if inputs.ndim == 4 else inputs.reshape(-1, 1)
+        apart = inputs.ndim == 4 or (inputs.ndim == 2 and inputs.dtype != np.uint8)
+        channels = inputs.reshape(-1, inputs.shape[-1] if apart else 1)
         mean, std = np.array([_moments(column) for column in channels.T], np.float64).T
         # Rounding leaves a constant channel a tiny deviation, so "constant" means below float32's resolution of the mean.
         constant = std <= np.finfo(np.float32).eps * np.abs(mean)

@@ -83,8 +83,8 @@ def write_results(root: Path, rows: list[dict[str, Any]], *, quick: bool = False
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "paper.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     lines = [_QUICK_TITLE, _QUICK, _HEAD] if quick else [_TITLE, _HEAD]
-    for table, members in groupby(rows, itemgetter("table")):
-        members = list(members)
+    for table, group in groupby(rows, itemgetter("table")):
+        members = list(group)
         lines += [f"## {table}", "", *_matrix(members), *(_mean_over(members) if table == OVER_SEEDS else ()), ""]
     for name, table in (("steps", "Figure: GD steps (3 epochs)"), ("epochs", "Figure: epochs (10 steps)")):
         points = [row for row in rows if row["table"] == table and row["ours_mean"] is not None]
