@@ -223,6 +223,81 @@ def test_wrong_examples_are_one_line(train, message):
     one_line(excinfo)
 
 
+# Sets that tensorflow-datasets has and the catalogue has not
+
+
+def write_records(root, name, features, splits):
+    """A tiny real folder of tensorflow-datasets: `splits` has the records of each."""
+    import tensorflow_datasets as tfds
+
+    folder = root / name / "1.2.3"
+    folder.mkdir(parents=True)
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=tfds.core.Version("1.2.3"), data_dir=str(folder), module_name="test"
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=1000, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    for split, records in splits.items():
+        writer.add_examples({split: records})
+    writer.close_all()
+
+
+def picture_records(count, size=(6, 5)):
+    return [{"image": picture(name, i, size), "label": k} for i in range(count) for k, name in enumerate(COLOURS)]
+
+
+def test_any_prepared_set_of_pictures(tmp_path):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "label": tfds.features.ClassLabel(names=[*COLOURS]),
+    }
+    write_records(tmp_path, "pets", features, {"train": picture_records(4), "validation": picture_records(2)})
+    dataset = load_dataset("pets", data_dir=tmp_path)
+    assert dataset.class_names == ("cat", "dog", "eel") and dataset.source == "pets:1.2.3"
+    np.testing.assert_array_equal(dataset.y_train, [0, 1, 2] * 4)
+    np.testing.assert_array_equal(dataset.x_test[1], np.asarray(picture("dog", 0)))
+    assert load_dataset("pets", data_dir=tmp_path, pictures="3x5x1").input_shape == (3, 5, 1)
+
+    mixed = [*picture_records(4), *picture_records(1, (8, 5))]
+    write_records(tmp_path, "mixed", features, {"train": mixed})
+    with pytest.raises(InputError, match=r"pictures of 6x5x3 and of 8x5x3: give --pictures, such as 32x32x3"):
+        load_dataset("mixed", data_dir=tmp_path)
+    resized = load_dataset("mixed", data_dir=tmp_path, pictures="6x5x3")
+    assert len(resized.x_train) == 12 and len(resized.x_test) == 3  # a fifth of what has no test part
+
+
+def test_any_prepared_set_of_vectors(tmp_path):
+    import tensorflow_datasets as tfds
+
+    vectors = np.random.RandomState(0).normal(size=(20, 4)).astype(np.float32)
+    features = {
+        "features": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+        "id": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(num_classes=2),
+    }
+    records = [{"features": v, "id": str(i), "label": i % 2} for i, v in enumerate(vectors)]
+    write_records(tmp_path, "table", features, {"train": records[:14], "test": records[14:]})
+    dataset = load_dataset("table", data_dir=tmp_path)
+    np.testing.assert_array_equal(dataset.x_train, vectors[:14])
+    np.testing.assert_array_equal(dataset.y_test, np.arange(14, 20) % 2)
+    assert dataset.transform.mean.shape == (4,)
+
+
+def test_a_prepared_set_of_several_classes_a_record_is_one_line(tmp_path):
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(num_classes=2)
+    features = {"image": tfds.features.Image(shape=(6, 5, 3)), "coarse": label, "fine": label}
+    records = [{"image": picture("cat", i), "coarse": i % 2, "fine": 0} for i in range(4)]
+    write_records(tmp_path, "two", features, {"train": records})
+    with pytest.raises(InputError, match="its records have .*, of which 2 are a class: one is needed") as excinfo:
+        load_dataset("two", data_dir=tmp_path)
+    one_line(excinfo)
+
+
 # Tables
 
 

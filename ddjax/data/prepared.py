@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from ddjax.data.catalogue import CATALOGUE
+from ddjax.data.catalogue.entry import Entry
+from ddjax.data.catalogue.records import entry_for
 from ddjax.data.dataset import Dataset, MissingDataError
 from ddjax.data.npz import ARCHIVE_DAMAGE
 from ddjax.data.transforms import Standardise
@@ -32,43 +34,48 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
+def entry_of(name: str) -> Entry:
+    """What the catalogue has of a set, or what is assumed of one that it has not."""
+    return CATALOGUE.get(name) or entry_for(name)
+
+
 def find_prepared(name: str, root: Path) -> Path | None:
     """The version folder of a prepared set: the official version if present, else the newest one; None if none."""
     # An interrupted preparation leaves folders too, but not with a bare version for a name.
-    folders = [info.parent for info in (root / CATALOGUE[name].folder).glob("*/dataset_info.json")]
+    entry = entry_of(name)
+    folders = [info.parent for info in (root / entry.folder).glob("*/dataset_info.json")]
     versions = [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
-    official = CATALOGUE[name].version
-    return max(versions, key=lambda f: (f.name == official, [int(n) for n in f.name.split(".")]), default=None)
+    return max(versions, key=lambda f: (f.name == entry.version, [int(n) for n in f.name.split(".")]), default=None)
 
 
 def load_prepared(
     name: str, *, data_dir: str | os.PathLike[str] | None, size: tuple[int, int] | None = None
 ) -> Dataset:
-    """Reads a set of the catalogue from its prepared folder.
+    """Reads a set from its prepared folder.
 
     Args:
-      name: key of `CATALOGUE`.
+      name: key of `CATALOGUE`, or of another set that tensorflow-datasets prepared in the array_record format.
       data_dir: see `data_root`.
-      size: (height, width) of pictures that are cropped as they are read, if not the set's own; others have one size.
+      size: (height, width) of pictures that are cropped or resized as they are read, if not the set's own.
 
     Raises:
       MissingDataError: it is not prepared there.
       InputError: the folder is damaged, or in a format that only TensorFlow reads.
     """
-    root, entry = data_root(data_dir), CATALOGUE[name]
+    root, entry = data_root(data_dir), entry_of(name)
     folder = find_prepared(name, root)
     if folder is None:
         raise MissingDataError(
             f"{name} is not prepared in {root / entry.folder}: run `ddjax prepare {name}`, "
             "or set TFDS_DATA_DIR to the folder that holds prepared sets"
         )
-    crop = entry.crop and (size or entry.crop)
-    suffix = f"@{crop[0]}x{crop[1]}x3" if crop else ""
+    crop = size or entry.crop if entry.crop or name not in CATALOGUE else None
+    suffix = f"@{crop[0]}x{crop[1]}" + "x3" * bool(entry.crop) if crop else ""
     key = _cache_key(folder, suffix)
     candidates = _cache_paths(folder, suffix)
     arrays = next((found for path in candidates if (found := _read_cache(path, key)) is not None), None)
     if arrays is None:
-        arrays = _read_records(name, folder, crop)
+        arrays = _read_records(name, folder, entry, crop)
         _write_cache(candidates, key, arrays)
     return Dataset(
         name=name,
@@ -80,7 +87,7 @@ def load_prepared(
     )
 
 
-def _read_records(name: str, folder: Path, crop: tuple[int, int] | None) -> dict[str, np.ndarray]:
+def _read_records(name: str, folder: Path, entry: Entry, crop: tuple[int, int] | None) -> dict[str, np.ndarray]:
     import tensorflow_datasets as tfds
 
     again = f"delete {folder} and run `ddjax prepare {name}`"
@@ -90,7 +97,7 @@ def _read_records(name: str, folder: Path, crop: tuple[int, int] | None) -> dict
             raise InputError(f"{name} in {folder} is in {file_format} format, which needs TensorFlow to read: {again}")
         builder: Any = tfds.builder_from_directory(str(folder))
         with _quiet_decoder():
-            return CATALOGUE[name].stored.read(builder, crop)
+            return entry.stored.read(builder, crop)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # each layer below (json, protobuf, array_record, Pillow) has exceptions of its own

@@ -27,8 +27,9 @@ def load_dataset(
     """Loads a data set into memory.
 
     Args:
-      name: one of `DATASETS`; the path of an .npz file (see `ddjax.data.arrays.checked_dataset` for its arrays); or that of a
-        folder of pictures, one folder a class (see `ddjax.data.folder.load_folder`).
+      name: one of `DATASETS`; any other set that tensorflow-datasets prepared in `data_dir`, in its array_record format, whose
+        records have a picture or a vector and a class; the path of an .npz file (see `arrays.checked_dataset` for what is in
+        it); or that of a folder of pictures, one folder a class (see `folder.load_folder`).
       data_dir: the folder of sets prepared by tensorflow-datasets; by default $TFDS_DATA_DIR, else
         ~/tensorflow_datasets. `digits` and .npz files do not use it.
       pictures: the shape to bring all pictures to, such as "32x32x3" (see `as_pictures`); None leaves them as they are.
@@ -43,6 +44,8 @@ def load_dataset(
         dataset = load_npz(Path(name).expanduser())
     elif isinstance(name, str) and name not in _LOADERS and Path(name).expanduser().is_dir():
         dataset = load_folder(Path(name).expanduser(), shape)
+    elif isinstance(name, str) and name not in _LOADERS and find_prepared(name, data_root(data_dir)):
+        dataset = load_prepared(name, data_dir=data_dir, size=shape and shape[:2])
     else:
         dataset = _LOADERS[_known(name)](data_dir=data_dir, size=shape and shape[:2])
     return dataset if shape is None else as_pictures(dataset, shape)
@@ -123,5 +126,6 @@ def _known(name: str) -> str:
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise InputError(
         f"there is no data set named {name!r}: {hint}the names are {', '.join(DATASETS)}, the path of a file "
-        "ending in .npz, and that of a folder with a folder of pictures for each class"
+        "ending in .npz, that of a folder with a folder of pictures for each class, and any set that tensorflow-datasets has "
+        "prepared in the array_record format where the library looks"
     )

@@ -61,7 +61,7 @@ class Data(Part):
     """The real data."""
 
     data: str = "digits"
-    """Data set: a name (see `ddjax prepare --help`) or the path of an .npz file with x_train, y_train, x_test, y_test."""
+    """Data set: a name (see `ddjax prepare --help`), a folder of pictures by class, or the path of an .npz file."""
     pictures: str | None = None
     """Height x width x channels, as 28x28x1, that pictures are brought to when they are loaded; None: as they are."""
     augment: Literal["none", "crop", "crop-flip"] = "none"
