@@ -311,6 +311,24 @@ def test_each_column_of_a_table_is_standardised_by_itself():
     assert flat.transform.mean.shape == (1,)
 
 
+def test_columns_have_names(tmp_path):
+    table = np.random.RandomState(0).normal(size=(40, 3))
+    names = ("length", "width", "weight")
+    assert make_dataset((table, np.arange(40) % 2), feature_names=names).feature_names == names
+
+    class Frame(np.ndarray):
+        columns = names
+
+    assert make_dataset((table.view(Frame), np.arange(40) % 2)).feature_names == names
+    arrays = {"x_train": table, "y_train": np.arange(40) % 2, "x_test": table[:4], "y_test": np.arange(4) % 2}
+    np.savez(tmp_path / "table.npz", feature_names=np.array(names), **arrays)
+    assert load_dataset(tmp_path / "table.npz").feature_names == names
+    with pytest.raises(InputError, match=r"feature_names is <U6 \[2\]: give 3 strings"):
+        make_dataset((table, np.arange(40) % 2), feature_names=names[:2])
+    with pytest.raises(InputError, match=r"feature_names is .*: leave it out: only vectors have it"):
+        make_dataset((X, Y), feature_names=names[:2])
+
+
 @pytest.mark.parametrize(("name", "bar"), [("wine", 90), ("breast_cancer", 90)])
 def test_a_table_is_distilled(name, bar):
     """One example a class and one step, as good as most of the data."""

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ddjax.core.distilled import DistilledData
+from ddjax.data import Standardise
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Evaluation
 from ddjax.recipes import Recipe
@@ -197,7 +198,31 @@ def test_small_pictures_are_pictures(tmp_path, figures, shape, expected):
     assert min(decoded(tmp_path / "images.png").shape[:2]) > 60
 
 
-@pytest.mark.parametrize("shape", [(6,), (1,), (784,), (6, 6, 2)])
+@pytest.mark.parametrize(("columns", "names"), [(6, None), (1, None), (3, ["length", "width", "weight"])])
+def test_rows_of_a_table_have_names_values_and_a_colour_bar(tmp_path, figures, columns, names):
+    """Values in the table's own units, colours as the network reads them."""
+    artifact = make((columns,))
+    mean, std = np.arange(columns) + 1.0, 200 * np.arange(columns) + 2.0
+    transform = Standardise.by(mean, std).to_json()
+    metadata = {**artifact.metadata, "transform": transform, **({"feature_names": names} if names else {})}
+    plots.plot_images(artifact._replace(metadata=metadata), tmp_path / "images.png")
+    axis, bar = figures[0].axes
+    rows = np.asarray(artifact.distilled.images).reshape(8, columns)
+    np.testing.assert_array_equal(axis.images[0].get_array(), rows)
+    assert axis.images[0].get_clim() == (-np.abs(rows).max(), np.abs(rows).max())
+    assert [text.get_text() for text in axis.texts] == [
+        f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" for value in (rows * std + mean).ravel()
+    ]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == (names or [str(i) for i in range(columns)])
+    beside = [tick.get_text() for tick in axis.get_yticklabels()]
+    assert [text.startswith("step ") for text in beside] == [True, False, False, False] * 2
+    classes = np.argmax(artifact.distilled.labels, axis=-1).ravel()
+    assert all(artifact.metadata["class_names"][k] in text for k, text in zip(classes, beside, strict=True))
+    assert bar.get_ylabel() == "as the network reads it"
+    assert min(decoded(tmp_path / "images.png").shape[:2]) > 60
+
+
+@pytest.mark.parametrize("shape", [(784,), (6, 6, 2)])
 def test_what_is_no_picture_is_a_curve_on_the_scale_of_its_step(tmp_path, figures, shape):
     artifact = make(shape)
     plots.plot_images(artifact, tmp_path / "images.png")

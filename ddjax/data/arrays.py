@@ -15,11 +15,13 @@ _TEST_SHARE = 1 / 5  # of examples of which no part is set aside
 
 
 def checked_dataset(arrays: Mapping[str, np.ndarray], *, name: str, where: str, source: str = "arrays") -> Dataset:
-    """A data set of arrays: x_train, x_test pictures [N, H, W, C], uint8 or float; grey pictures [N, H, W] uint8, which get an
-    axis of one channel; sequences [N, L, D] float, as of embeddings; or vectors [N, D], uint8 or float. y_train, y_test [N]
-    or [N, 1] integers from 0; optional class_names [K] strings, mean and std (one value, or one for each entry of the last
-    axis, in units of the inputs with uint8 divided by 255). Without them inputs are standardised by x_train, see
-    `Standardise.fitted_to`.
+    """A data set of arrays.
+
+    x_train, x_test: pictures [N, H, W, C], uint8 or float; grey pictures [N, H, W] uint8, which get an axis of one channel;
+    sequences [N, L, D] float, as of embeddings; or vectors [N, D], uint8 or float. y_train, y_test: [N] or [N, 1] integers
+    from 0. Optional: class_names [K] strings; feature_names [D] strings, of vectors; mean and std, one value or one for each
+    entry of the last axis, in units of the inputs with uint8 divided by 255: without them inputs are standardised by x_train,
+    see `Standardise.fitted_to`.
 
     Args:
       arrays: by those names.
@@ -48,10 +50,21 @@ def checked_dataset(arrays: Mapping[str, np.ndarray], *, name: str, where: str, 
     )
     if not (std > 0).all():
         fail(where, f"std has the value {std.min()}", "give positive standard deviations, or leave std out")
+    features = arrays.get("feature_names", np.array([], str))
+    if features.dtype.kind != "U" or features.shape not in ((0,), x["x_train"].shape[1:]):
+        wanted = (
+            f"give {x['x_train'].shape[1]} strings" if x["x_train"].ndim == 2 else "leave it out: only vectors have it"
+        )
+        fail(where, f"feature_names is {_describe(features)}", wanted)
     digest = _digest([*x.values(), *y.values(), mean, std, np.array(class_names)])
     parts: dict[str, Any] = {**x, **y}
     return Dataset(
-        name=name, **parts, transform=Standardise(mean, std), class_names=class_names, source=f"{source}#{digest}"
+        name=name,
+        **parts,
+        transform=Standardise(mean, std),
+        class_names=class_names,
+        source=f"{source}#{digest}",
+        feature_names=tuple(map(str, features)),
     )
 
 

@@ -33,6 +33,7 @@ class Dataset:
       border: share of a side to leave blank at each edge when the pictures are brought to another shape, as other sets of
         their kind have it and this one has not; in [0, 0.5).
       source: where it came from, exactly: `name:version`, or the file's path with a digest of its arrays.
+      feature_names: one a column of a table, if they have names.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dataset:
     class_names: tuple[str, ...]
     source: str
     border: float = 0.0
+    feature_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from ddjax.data.dataset import Dataset, MissingDataError
 from ddjax.errors import InputError
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
-_OPTIONAL = ("mean", "std", "class_names")
+_OPTIONAL = ("mean", "std", "class_names", "feature_names")
 # What NumPy raises on archives with flipped or missing bytes, found by flipping them.
 ARCHIVE_DAMAGE = (
     *(OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, KeyError, AttributeError),
@@ -67,7 +67,7 @@ def _read_members(path: Path, archive: Any) -> dict[str, np.ndarray]:
             fail(str(path), f"{name} is damaged, or larger than the memory", "write it again, or use fewer examples")
         except ARCHIVE_DAMAGE as error:
             if "allow_pickle" in str(error):
-                kind = "strings" if name == "class_names" else "numbers"
+                kind = "strings" if name.endswith("_names") else "numbers"
                 fail(str(path), f"{name} is an object array, which is not read for safety", f"save it as {kind}")
             fail(str(path), f"{name} is damaged", "write the file again with numpy.savez")
         if not isinstance(arrays[name], np.ndarray):

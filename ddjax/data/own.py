@@ -9,7 +9,14 @@ from ddjax.data.arrays import checked_dataset, fail, split_off
 from ddjax.data.dataset import Dataset
 
 
-def make_dataset(train: Any, test: Any = None, *, class_names: Sequence[str] = (), name: str = "own") -> Dataset:
+def make_dataset(
+    train: Any,
+    test: Any = None,
+    *,
+    class_names: Sequence[str] = (),
+    feature_names: Sequence[str] = (),
+    name: str = "own",
+) -> Dataset:
     """A data set of examples in memory.
 
     Args:
@@ -18,6 +25,7 @@ def make_dataset(train: Any, test: Any = None, *, class_names: Sequence[str] = (
         channels first, and they are moved last.
       test: the same; None: a fifth of each class of `train`, the same in every run.
       class_names: one a class, in the order of the labels; the numbers if none are given.
+      feature_names: one a column of a table; a pandas DataFrame has them itself.
       name: of the data set, in reports.
 
     Raises:
@@ -27,8 +35,10 @@ def make_dataset(train: Any, test: Any = None, *, class_names: Sequence[str] = (
     arrays = split_off(name, x, y) if test is None else {"x_train": x, "y_train": y}
     if test is not None:
         arrays["x_test"], arrays["y_test"] = _arrays(test, name, "test")
-    if class_names:
-        arrays["class_names"] = np.array(class_names)
+    named = feature_names or getattr(train[0] if isinstance(train, tuple) else None, "columns", ())
+    for key, names in (("class_names", class_names), ("feature_names", named)):
+        if len(names):
+            arrays[key] = np.array([str(each) for each in names])
     return checked_dataset(arrays, name=name, where=name, source=name)
 
 

@@ -77,9 +77,10 @@ def load_prepared(
     if arrays is None:
         arrays = _read_records(name, folder, entry, crop)
         _write_cache(candidates, key, arrays)
+    parts: dict[str, Any] = {part: arrays[part] for part in _ARRAYS[:4]}
     return Dataset(
         name=name,
-        **{part: arrays[part] for part in _ARRAYS[:4]},
+        **parts,
         transform=entry.transform or Standardise.fitted_to(arrays["x_train"]),
         class_names=tuple(str(class_name) for class_name in arrays["class_names"]),
         source=f"{name}:{folder.name}{suffix}",

@@ -171,6 +171,7 @@ def describe(experiment: Experiment, config: Config) -> dict[str, Any]:
         "data_source": Path(dataset.source).name,
         "transform": dataset.transform.to_json(),
         "class_names": list(dataset.class_names),
+        **({"feature_names": list(dataset.feature_names)} if dataset.feature_names else {}),
         "model": {
             "name": config.model,
             "input_shape": list(dataset.input_shape),

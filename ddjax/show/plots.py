@@ -15,10 +15,14 @@ from ddjax.data import transform_from_json
 from ddjax.storage.artifact import PLOT_NEEDS, Artifact
 
 _DPI = 120
+_TABLE = 64  # columns that still have room for their values
 
 
 def plot_images(artifact: Artifact, path: Path) -> None:
     """One row a step, one column an example, with its class; learning rates of the step's epochs at the left.
+
+    Examples of a table of up to 64 columns are its rows instead: values in the table's own units, coloured as the network
+    reads them.
 
     A step of more than 20 examples takes several rows of ten. Pictures are shown as they were before the
     transform. Distilled pixels leave the range of
@@ -26,6 +30,8 @@ def plot_images(artifact: Artifact, path: Path) -> None:
     on one scale a step: a sequence [L, D] as a map, from left to right; anything else as a curve over its values, and zero.
     """
     images, labels, log_lrs = artifact.distilled
+    if images.ndim == 3 and images.shape[-1] <= _TABLE:
+        return _plot_table(artifact, path)
     names = artifact.metadata["class_names"]
     transform = transform_from_json(artifact.metadata["transform"])
     steps, count = images.shape[:2]
@@ -49,6 +55,32 @@ def plot_images(artifact: Artifact, path: Path) -> None:
         lrs = ", ".join(f"{lr:.3g}" for lr in np.exp(log_lrs[:, step]))
         places[0].set_ylabel(f"step {step + 1}\nlr {lrs}", fontsize=7, rotation=0, ha="right", va="center")
     fig.savefig(path, dpi=_DPI)
+
+
+def _plot_table(artifact: Artifact, path: Path) -> None:
+    images, labels, log_lrs = artifact.distilled
+    steps, count, columns = images.shape
+    rows = np.asarray(images).reshape(-1, columns)
+    values = np.asarray(transform_from_json(artifact.metadata["transform"]).inverse(rows))
+    names = artifact.metadata.get("feature_names") or [str(number) for number in range(columns)]
+    fig = Figure(figsize=(0.62 * columns + 3.2, 0.26 * len(rows) + 1.8), layout="constrained")
+    axis = fig.subplots()
+    bound = max(float(np.abs(rows).max()), 1e-12)
+    shown = axis.imshow(rows, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+    for (row, column), value in np.ndenumerate(values):
+        dark = abs(rows[row, column]) > 0.6 * bound
+        axis.text(column, row, _short(value), ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    classes = [_label(label, artifact.metadata["class_names"]) for label in np.asarray(labels).reshape(len(rows), -1)]
+    rates = [", ".join(f"{lr:.3g}" for lr in np.exp(log_lrs[:, step])) for step in range(steps)]
+    beside = [f"step {i // count + 1}, lr {rates[i // count]}: " if i % count == 0 else "" for i in range(len(rows))]
+    axis.set_yticks(range(len(rows)), [a + b for a, b in zip(beside, classes, strict=True)], fontsize=7)
+    axis.set_xticks(range(columns), names, fontsize=7, rotation=40, ha="right")
+    fig.colorbar(shown).set_label("as the network reads it", fontsize=7)
+    fig.savefig(path, dpi=_DPI)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _draw(axis: Axes, example: np.ndarray, low: float, high: float, picture: bool) -> None:
