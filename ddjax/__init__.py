@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ddjax.experiment.outer import make_optimizer as make_optimizer
     from ddjax.experiment.replay import evaluate_artifact as evaluate_artifact
     from ddjax.experiment.setup import make_problem as make_problem
+    from ddjax.experiment.train import Trained as Trained, train_artifact as train_artifact
     from ddjax.models import (
         MLP as MLP,
         AlexCifarNet as AlexCifarNet,
@@ -108,6 +109,7 @@ _PUBLIC = """
     experiment.outer: make_optimizer
     experiment.replay: evaluate_artifact
     experiment.setup: make_problem
+    experiment.train: Trained train_artifact
     models: MLP AlexCifarNet AlexNet LeNet Model build_model check_model from_linen from_nnx load_model
     models: Conv Dense InstanceNorm average_pool_2x2 fast_convolutions max_pool_2x2 max_pool_3x3
     recipes: RECIPES Recipe get_recipe

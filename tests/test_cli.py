@@ -28,7 +28,7 @@ from ddjax.experiment import distill as distilling, outcome, setup as experiment
 from ddjax.models import load_model
 from ddjax.recipes import RECIPES, Recipe, get_recipe
 from ddjax.show import tables
-from ddjax.storage import provenance
+from ddjax.storage import provenance, tensorfile
 from ddjax.storage.artifact import load_artifact
 from ddjax.training import devices, fit, pretrain
 
@@ -287,6 +287,21 @@ def test_evaluate_prints_a_line_an_epoch(digits_run, ddjax):
     assert (said, head) == (f"evaluating {out}", "1 network, 400 test examples")
     for line, (step, accuracy) in zip(lines, summary["accuracy_by_step"].items(), strict=True):
         assert line.split()[:4] == ["after", step, "steps:", f"{accuracy:.2f}"]
+
+
+def test_train_saves_weights_and_says_how_good_they_are(digits_run, ddjax):
+    out, _ = digits_run
+    result = ddjax("train", out, "--out", "weights.safetensors", "--way", "adam", "--epochs", 5, "--lr", 0.003)
+    assert result.status == 0 and result.err == ""
+    accuracy, *_ = re.fullmatch(
+        r"(\d+\.\d\d) % of 400 test examples, from \d+\.\d\d % untrained\n  weights.safetensors\n", result.out
+    ).groups()
+    tensors, told = tensorfile.read(Path("weights.safetensors"), "")
+    assert f"{told['trained']['accuracy']:.2f}" == accuracy
+    assert told["trained"]["lr"] == 0.003 and told["trained"]["epochs"] == 5
+    assert {name.split("/")[0] for name in tensors} == {"params"}
+    again = ddjax("train", out, "--out", "weights.safetensors")
+    assert again.status == 2 and "exists: give another --out" in again.err
 
 
 def test_plot_draws_a_lone_artefact_elsewhere(digits_run, tmp_path, ddjax):
@@ -694,7 +709,7 @@ WRONG_WORDS = {
     "command": (("distil", "digits"), "there is no 'distil' here: did you mean distill? (see `ddjax --help`)"),
     "far command": (
         ("zzz",),
-        "there is no 'zzz' here: choose one of recipes, distill, pretrain, evaluate, plot, prepare, rep",
+        "there is no 'zzz' here: choose one of recipes, distill, pretrain, evaluate, train, plot, prepare, rep",
     ),
     "no recipe": (("distill",), "Expected one of {digits, digits-random, mnist-fixed-1step, "),
     "no recipe but options": (("distill", "--out", "x"), "cifar10-poison} (see `ddjax distill --help`)"),
@@ -952,7 +967,10 @@ def wide(tensors, header):
 
 WRONG_ARTEFACTS = {
     "images of another width": (wide, "images [7] of 3 classes, but its model reads [6] of 3"),
-    "model of other inputs": (lambda t, h: h["model"].update(input_shape=[7]), "but its model reads [7]"),
+    "model of other inputs": (
+        lambda t, h: h["model"].update(input_shape=[7]),
+        "'transform', which does not fit inputs [7]",
+    ),
     "model of more classes": (lambda t, h: h["model"].update(num_classes=4), "but its model reads [6] of 4"),
     "unknown model": (lambda t, h: h["recipe"]["network"].update(model="resnet"), "unknown model 'resnet'"),
     "lenet": (lambda t, h: h["recipe"]["network"].update(model="lenet"), "choose --model mlp or linear"),

@@ -2,21 +2,88 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ddjax.core.distilled import DistilledData
-from ddjax.data import Dataset, Split, load_dataset, transform_from_json
+from ddjax.core.meta import Problem
+from ddjax.data import Dataset, Split, Transform, load_dataset, transform_from_json
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Evaluation, evaluate
 from ddjax.experiment.setup import OWN, make_problem, outer_labels
-from ddjax.experiment.starts import Nets, Starts, make_starts, one_network
+from ddjax.experiment.starts import Nets, Starts, fresh_networks, make_starts, one_network
 from ddjax.experiment.streams import stream
 from ddjax.models import Model, model_of
 from ddjax.recipes import Recipe
-from ddjax.storage.artifact import EVALUATE_NEEDS, load_artifact
+from ddjax.storage.artifact import EVALUATE_NEEDS, Artifact, load_artifact
+
+
+class Reopened(NamedTuple):
+    """What a saved artefact and its data set make together: `problem` and `starts` as those of an experiment, the test part of
+    the data as the artefact's own transform makes it, and the key that everything is drawn from."""
+
+    artifact: Artifact
+    recipe: Recipe
+    model: Model
+    problem: Problem
+    starts: Starts
+    test: Split
+    key: jax.Array
+
+
+def reopen(
+    path: str | os.PathLike[str],
+    *,
+    model: Model | str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    fresh: bool = False,
+) -> Reopened:
+    """What an artefact was distilled for, from nothing but the file.
+
+    Arguments and errors as of `evaluate_artifact`; `fresh`: with weights drawn as the recipe's `weights` says instead of those
+    that it was distilled for, so that `model` may be any other network.
+    """
+    artifact = load_artifact(path)
+    artifact.require(EVALUATE_NEEDS, path)
+    if fresh:
+        artifact = artifact._replace(params=None)
+    distilled, metadata, params = artifact
+    try:
+        recipe = Recipe.from_json(metadata["recipe"])
+        recipe.validate()
+        spec = metadata["model"]
+        shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
+        transform = transform_from_json(metadata["transform"])
+        if not _fits(transform, shape):
+            raise ValueError(f"'transform', which does not fit inputs {list(shape)}")
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the 'ddjax' header lacks or misstates {error}: copy or distill it again") from error
+    network = recipe.network
+    if not isinstance(model, Model):
+        name = model or network.model
+        if name == OWN:
+            raise InputError(
+                f"{path} was distilled for a network of one's own: say which, with --model path/to/file.py:Name or model="
+            )
+        # Without gates, which only second derivatives see.
+        if name != network.model:
+            network = dataclasses.replace(network, width=None, depth=None)
+        model = model_of(dataclasses.replace(network, model=name, gate_width=0.0), shape, classes)
+    dataset = load_dataset(data or recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
+    _require_fit(path, distilled, dataset, model, shape, classes, params)
+    test = Split.on_device(dataset.x_test, outer_labels(recipe.data, dataset)[dataset.y_test], transform)
+    key = jax.random.key(recipe.seed)
+    if fresh:
+        starts = fresh_networks(model, stream(key, "weights"), valid_nets=1, test_nets=recipe.report.test_nets)
+    else:
+        starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
+    problem = make_problem(model, recipe.inner.direction, False, starts.draw)
+    return Reopened(artifact, recipe, model, problem, starts, test, key)
 
 
 def evaluate_artifact(
@@ -42,37 +109,17 @@ def evaluate_artifact(
     Raises:
       InputError: the artefact, its data or its model cannot be used together.
     """
-    distilled, metadata, params = artifact = load_artifact(path)
-    artifact.require(EVALUATE_NEEDS, path)
+    found = reopen(path, model=model, data=data, data_dir=data_dir)
+    nets = _as_many(found.starts, num_nets)
+    key, distilled = stream(found.key, "test"), found.artifact.distilled
+    return evaluate(key, found.problem, distilled, found.test, **nets._asdict()), len(found.test.labels)
+
+
+def _fits(transform: Transform, shape: tuple[int, ...]) -> bool:
     try:
-        recipe = Recipe.from_json(metadata["recipe"])
-        recipe.validate()
-        spec = metadata["model"]
-        shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
-        transform = transform_from_json(metadata["transform"])
-        if transform(np.zeros((1, *shape), np.float32)).shape[1:] != shape:
-            raise ValueError(f"'transform', which does not fit inputs {list(shape)}")
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: the 'ddjax' header lacks or misstates {error}: copy or distill it again") from error
-    network = recipe.network
-    if not isinstance(model, Model):
-        name = model or network.model
-        if name == OWN:
-            raise InputError(
-                f"{path} was distilled for a network of one's own: say which, with --model path/to/file.py:Name or model="
-            )
-        # Without gates, which only second derivatives see.
-        model = model_of(dataclasses.replace(network, model=name, gate_width=0.0), shape, classes)
-    dataset = load_dataset(data or recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
-    _require_fit(path, distilled, dataset, model, shape, classes, params)
-    test = Split.on_device(dataset.x_test, outer_labels(recipe.data, dataset)[dataset.y_test], transform)
-    key = jax.random.key(recipe.seed)
-    starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
-    problem = make_problem(model, recipe.inner.direction, False, starts.draw)
-    nets = _as_many(starts, num_nets)
-    return evaluate(stream(key, "test"), problem, distilled, test, **nets._asdict()), len(dataset.y_test)
+        return transform(np.zeros((1, *shape), np.float32)).shape[1:] == shape
+    except ValueError:  # what NumPy raises where shapes do not go together
+        return False
 
 
 def _as_many(starts: Starts, num_nets: int | None) -> Nets:

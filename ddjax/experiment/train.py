@@ -1,0 +1,129 @@
+"""A network trained on a saved artefact, to be used: as the artefact documents, or by ordinary minibatches for comparison."""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ddjax.core.distilled import DistilledData
+from ddjax.core.inner import unroll
+from ddjax.core.losses import Loss, Params
+from ddjax.errors import InputError
+from ddjax.evaluation.measure import float32, score
+from ddjax.experiment.replay import reopen
+from ddjax.experiment.streams import stream
+from ddjax.models import Model
+from ddjax.storage import provenance, tensorfile
+from ddjax.storage.artifact import FILE_NAME
+
+Way = Literal["documented", "sgd", "adam"]
+
+
+class Trained(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      params: its weights.
+      accuracy_before, accuracy: percent of the data set's whole test part.
+      num_test: how many examples that has.
+    """
+
+    params: Params
+    accuracy_before: float
+    accuracy: float
+    num_test: int
+
+
+def train_artifact(
+    path: str | os.PathLike[str],
+    out: Path | None = None,
+    *,
+    way: Way = "documented",
+    epochs: int = 30,
+    lr: float = 0.01,
+    batch_size: int = 10,
+    seed: int = 0,
+    model: Model | str | None = None,
+    fresh: bool = False,
+    data: str | None = None,
+    data_dir: str | None = None,
+) -> Trained:
+    """Trains one network on a saved artefact and scores it.
+
+    Args:
+      path: artefact, or the folder of a run.
+      out: safetensors file for the weights, tensors `params/...` float32; None: they are not kept.
+      way: "documented": the artefact's own steps, order and learning rates; "sgd" and "adam": its examples as an ordinary
+        training set, in shuffled minibatches, with the next three arguments.
+      epochs, lr, batch_size: passes over the examples, learning rate, examples a step.
+      seed: draws weights and orders, where they are drawn.
+      model: another network than the artefact's, by name, as path/to/file.py:Name, or itself; its weights are drawn afresh.
+      fresh: weights drawn afresh for the artefact's own network too, where it was distilled for others.
+      data, data_dir: as of `evaluate_artifact`.
+
+    Raises:
+      InputError: the artefact, its data and its model cannot be used together, or a number makes no sense.
+    """
+    for flag, value in (("--epochs", epochs), ("--lr", lr), ("--batch-size", batch_size)):
+        if not value > 0:
+            raise InputError(f"{flag} is {value}: give a number above zero")
+    if out is not None and out.exists():
+        raise InputError(f"{out} exists: give another --out, or remove it")
+    found = reopen(path, model=model, data=data, data_dir=data_dir, fresh=fresh or model is not None)
+    start_key, order_key = jax.random.split(jax.random.fold_in(stream(found.key, "test"), seed))
+    nets = found.starts.test
+    start = found.problem.init(start_key) if nets.params_N is None else _first(nets.params_N)
+    distilled = jax.tree.map(jnp.asarray, found.artifact.distilled)
+    with float32():
+        if way == "documented":
+            params = jax.jit(functools.partial(unroll, found.problem.inner_loss, **found.problem.unroll_options))(
+                start, distilled
+            )
+        else:
+            optimizer = {"sgd": optax.sgd, "adam": optax.adam}[way](lr)
+            params = _shuffled(found.problem.inner_loss, start, distilled, optimizer, order_key, epochs, batch_size)
+    scored = jax.jit(functools.partial(score, found.problem.apply))
+    before, after = (100.0 * float(scored(weights, found.test)[0]) for weights in (start, params))
+    if out is not None:
+        artifact = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        told = {"way": way, "seed": seed, "fresh": fresh or model is not None, "accuracy": after}
+        if way != "documented":
+            told |= {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+        from_file = {"artifact": provenance.digest_of_file(artifact), "versions": provenance.versions()}
+        tensorfile.write(out, tensorfile.named("params", params), {"trained": told, **from_file})
+    return Trained(params, before, after, len(found.test.labels))
+
+
+def _first(params_N: Params) -> Params:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), params_N)
+
+
+def _shuffled(
+    loss: Loss,
+    params: Params,
+    distilled: DistilledData,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    epochs: int,
+    batch_size: int,
+) -> Params:
+    """All examples in minibatches, in another order every epoch; a last smaller one is left out of each."""
+    inputs, targets = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (distilled.images, distilled.labels))
+    size = min(batch_size, len(inputs))
+    orders = [
+        jax.random.permutation(k, len(inputs))[: len(inputs) // size * size] for k in jax.random.split(key, epochs)
+    ]
+    batches = jnp.concatenate(orders).reshape(-1, size)
+
+    def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, inputs[rows], targets[rows]), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    trained: Params = jax.jit(lambda start: jax.lax.scan(step, start, batches)[0][0])((params, optimizer.init(params)))
+    return jax.tree.map(np.asarray, trained)
