@@ -289,6 +289,32 @@ def test_evaluate_prints_a_line_an_epoch(digits_run, ddjax):
         assert line.split()[:4] == ["after", step, "steps:", f"{accuracy:.2f}"]
 
 
+def test_runs_lists_what_lies_in_a_folder(digits_run, tmp_path, ddjax):
+    out, _ = digits_run
+    shutil.copytree(out, tmp_path / "runs" / "good")
+    shutil.copytree(out, tmp_path / "runs" / "deeper" / "begun")
+    (tmp_path / "runs" / "deeper" / "begun" / "summary.json").unlink()
+    metrics = tmp_path / "runs" / "deeper" / "begun" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().splitlines()[0] + "\n")
+    (tmp_path / "runs" / "old").mkdir()
+    (tmp_path / "runs" / "old" / "config.json").write_text("{}")
+    result = ddjax("runs")
+    assert result.status == 0 and result.err == ""
+    head, begun, good, old = (line.split() for line in result.out.splitlines())
+    assert head[:4] == ["run", "recipe", "data", "network"]
+    summary = json.loads((out / "summary.json").read_text())
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert good[:7] == ["good", "digits", "digits", "mlp", "30", "of", "30"]
+    assert good[-2:] == [f"{100 * rows[-1]['best_valid_accuracy']:.2f}", f"{summary['distilled']['accuracy_mean']:.2f}"]
+    assert begun[:7] == ["deeper/begun", "digits", "digits", "mlp", "10", "of", "30"]
+    assert begun[-1] == f"{100 * rows[0]['best_valid_accuracy']:.2f}"
+    assert old == ["old", "?", "config.json", "cannot", "be", "read"]
+    (tmp_path / "none").mkdir()
+    assert ddjax("runs", "none").out == "no runs in none\n"
+    missing = ddjax("runs", "nowhere")
+    assert missing.status == 2 and "there is no folder nowhere: give one" in missing.err
+
+
 def test_train_saves_weights_and_says_how_good_they_are(digits_run, ddjax):
     out, _ = digits_run
     result = ddjax("train", out, "--out", "weights.safetensors", "--way", "adam", "--epochs", 5, "--lr", 0.003)
@@ -709,7 +735,7 @@ WRONG_WORDS = {
     "command": (("distil", "digits"), "there is no 'distil' here: did you mean distill? (see `ddjax --help`)"),
     "far command": (
         ("zzz",),
-        "there is no 'zzz' here: choose one of recipes, distill, pretrain, evaluate, train, plot, prepare, rep",
+        "there is no 'zzz' here: choose one of recipes, distill, pretrain, evaluate, train, plot, runs, prepare",
     ),
     "no recipe": (("distill",), "Expected one of {digits, digits-random, mnist-fixed-1step, "),
     "no recipe but options": (("distill", "--out", "x"), "cifar10-poison} (see `ddjax distill --help`)"),

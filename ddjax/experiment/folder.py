@@ -8,7 +8,8 @@ from typing import Any
 
 from ddjax.errors import InputError
 from ddjax.recipes import Recipe
-from ddjax.storage.files import write_json
+from ddjax.storage.files import read_json, write_json
+from ddjax.storage.metrics import read_metrics
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 
@@ -109,3 +110,47 @@ def _flat(origin: dict[str, Any], part: str) -> dict[str, Any]:
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{k} {before.get(k)} there, {now.get(k)} now" for k in {**before, **now} if before.get(k) != now.get(k)]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run as its folder tells of it.
+
+    Attributes:
+      folder: where it lies; config: what it is, None where that cannot be read.
+      step: outer steps done and recorded; seconds: how long they took.
+      valid: the chosen iterate's held-out accuracy in percent, None before the first validation.
+      test: accuracy on the test set in percent, None before the report.
+    """
+
+    folder: Path
+    config: Config | None
+    step: int = 0
+    seconds: float = 0.0
+    valid: float | None = None
+    test: float | None = None
+
+
+def find_runs(root: Path) -> list[Found]:
+    """The runs in a folder and below it, by their paths.
+
+    Raises:
+      InputError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}: give one that runs were written into")
+    return [_found(path.parent) for path in sorted(root.rglob(CONFIG))]
+
+
+def _found(folder: Path) -> Found:
+    try:
+        config = Config.read(folder)
+    except (OSError, ValueError, TypeError, LookupError):
+        return Found(folder, None)
+    rows = read_metrics(folder / "metrics.jsonl")
+    summary = read_json(folder / SUMMARY)
+    test = summary["distilled"]["accuracy_mean"] if summary else None
+    if not rows:
+        return Found(folder, config, test=test)
+    last = rows[-1]
+    return Found(folder, config, last["step"], last["seconds"], 100 * last["best_valid_accuracy"], test)

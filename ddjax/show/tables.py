@@ -1,8 +1,13 @@
 """Tables for people."""
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ddjax.experiment.folder import Found
 
 
 def summary_table(summary: dict[str, Any]) -> str:
@@ -70,6 +75,27 @@ def evaluation_lines(evaluation: Any, num_test: int) -> str:
         accuracy = _percent(column.mean(), column.std(), len(column))
         lines.append(f"  after {_count(step, 'step'):>9}: {accuracy} %, loss {evaluation.loss[:, i].mean():.4f}")
     return "\n".join(lines)
+
+
+def runs_table(runs: Sequence["Found"], root: Path) -> str:
+    """One line a run: where, what, how far, and its accuracies in percent."""
+    if not runs:
+        return f"no runs in {root}"
+    lines: list[tuple[str, ...]] = [("run", "recipe", "data", "network", "outer steps", "time", "held out", "test")]
+    for run in runs:
+        where = str(run.folder.relative_to(root))
+        if run.config is None:
+            lines.append((where, "?", "", "", "config.json cannot be read", "", "", ""))
+            continue
+        recipe = run.config.recipe
+        steps = f"{run.step} of {recipe.outer.outer_steps}"
+        seconds = f"{run.seconds:.0f} s" if run.seconds < 600 else f"{run.seconds / 60:.0f} min"
+        scores = ("" if score is None else f"{score:.2f}" for score in (run.valid, run.test))
+        lines.append((where, run.config.name, recipe.data.data, run.config.model, steps, seconds, *scores))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(f"{part:<{width}}" for part, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def _percent(mean: float, std: float = 0.0, count: int = 1) -> str:
