@@ -12,6 +12,7 @@ import tyro
 
 from ddjax.cli.distill import Distill
 from ddjax.cli.evaluate import Evaluate
+from ddjax.cli.export import Export
 from ddjax.cli.plot import Plot
 from ddjax.cli.prepare import Prepare
 from ddjax.cli.pretrain import Pretrain
@@ -22,7 +23,7 @@ from ddjax.cli.train import Train
 from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
 from ddjax.training import signals
 
-Command = Recipes | Distill | Pretrain | Evaluate | Train | Plot | Runs | Prepare | Reproduce
+Command = Recipes | Distill | Pretrain | Evaluate | Train | Export | Plot | Runs | Prepare | Reproduce
 # A setting is a flag of its own name, wherever it stands in a recipe, and may stand anywhere behind the command.
 _CONFIG = (
     tyro.conf.OmitArgPrefixes,
