@@ -70,11 +70,14 @@ if TYPE_CHECKING:
         build_model as build_model,
         check_model as check_model,
         fast_convolutions as fast_convolutions,
+        freeze as freeze,
         from_linen as from_linen,
         from_nnx as from_nnx,
         load_model as load_model,
+        load_weights as load_weights,
         max_pool_2x2 as max_pool_2x2,
         max_pool_3x3 as max_pool_3x3,
+        trained_part as trained_part,
     )
     from ddjax.recipes import (
         RECIPES as RECIPES,
@@ -112,6 +115,7 @@ _PUBLIC = """
     experiment.train: Trained train_artifact
     models: MLP AlexCifarNet AlexNet LeNet Model build_model check_model from_linen from_nnx load_model
     models: Conv Dense InstanceNorm average_pool_2x2 fast_convolutions max_pool_2x2 max_pool_3x3
+    models: freeze load_weights trained_part
     recipes: RECIPES Recipe get_recipe
     storage.artifact: Artifact load_artifact save_artifact
     training.devices: make_layout use_all_cores

@@ -9,6 +9,7 @@ import flax.linen as nn
 from ddjax.errors import InputError
 from ddjax.models.alexnet import AlexCifarNet, AlexNet
 from ddjax.models.convnet import ConvNet
+from ddjax.models.frozen import freeze, load_weights, trained_part
 from ddjax.models.imagenet import load_imagenet_alexnet
 from ddjax.models.lenet import LeNet
 from ddjax.models.mlp import MLP, Linear
@@ -43,13 +44,16 @@ __all__ = [
     "build_model",
     "check_model",
     "fast_convolutions",
+    "freeze",
     "from_linen",
     "from_nnx",
     "load_imagenet_alexnet",
     "load_model",
+    "load_weights",
     "max_pool_2x2",
     "max_pool_3x3",
     "model_of",
+    "trained_part",
 ]
 
 # `(num_classes, kernel_init, **options) -> module`; its options are its other fields. What inputs it reads it says itself,
