@@ -86,15 +86,18 @@ def mnist_random() -> Recipe:
 def cifar10_fixed() -> Recipe:
     """Table 1, CIFAR-10, fixed initialisation: 100 images, 10 steps x 3 epochs, one fixed AlexCifarNet; paper 54.0 %.
 
-    Real minibatches are cropped and mirrored at random, as the paper's are. Not measured yet. By held-out training data, in
-    runs of up to 180 outer steps: from real images and learning rates of 0.02, where the paper starts from noise and 0.001;
-    gates were a little better than exact derivatives.
+    Real minibatches are cropped and mirrored at random, as the paper's are. Not measured yet. What held-out training data said
+    in runs of 50 to 400 outer steps: learning rates that move as fast as the images (both at 0.02, batch 256) make the unroll
+    chaotic, the meta-gradient's norm grows sixfold in 300 steps and accuracy stands still; at a fifth of the images' rate it
+    stays as it is. Two independent meta-gradients of 256 examples have a cosine of 0.27, and batches of 1024 gain more than
+    they cost. Gates of 0.2 are ahead of exact derivatives from the first 50 steps on, and 0.5 is no better. To start from real
+    images and learning rates of 0.02, where the paper starts from noise and 0.001, is much quicker; augmentation costs nothing.
     """
     return Recipe(
         data=Data(data="cifar10", augment="crop-flip"),
         network=Network(model="alexcifar", gate_width=0.2),
         inner=Inner(steps=10, epochs=3, start="real"),
-        outer=Outer(outer_steps=1500, batch_size=256, lr=0.02, lr_log_lrs=0.02, clip=0.2),
+        outer=Outer(outer_steps=2500, batch_size=1024, lr=0.05, lr_log_lrs=0.01, clip=0.2),
         report=Report(eval_every=50),
     )
 
@@ -103,6 +106,6 @@ def cifar10_fixed() -> Recipe:
 def cifar10_random() -> Recipe:
     """Table 1, CIFAR-10, random initialisation: as `cifar10-fixed` with fresh networks; paper 36.8 ± 1.2 %.
 
-    Not measured yet.
+    Not measured yet. Batches are smaller, since four networks learn from each.
     """
-    return cifar10_fixed().replace(init="random", num_nets=4)
+    return cifar10_fixed().replace(init="random", num_nets=4, outer_steps=1000, batch_size=256, lr=0.02)
