@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -629,6 +630,27 @@ def test_results_of_other_settings_are_not_shown_for_the_recipes(tmp_path, paper
     assert artifact.load_artifact(tmp_path / "results" / "only").metadata["recipe"]["seed"] == 9
     (anew,) = reproduce.reproduce(tmp_path, only=["only"], again=True, progress=False)
     assert anew["status"] == "measured" and anew["seconds"] != again["seconds"]
+
+
+def test_a_run_that_is_made_anew_can_be_interrupted(tmp_path, paper_of):
+    """The same command goes on with what is half done of these settings; what is finished, or of others, makes room."""
+    paper_of(only=Run("digits", TINY))
+    again = partial(reproduce.reproduce, tmp_path, only=["only"], again=True, progress=False)
+    again()
+    mark = tmp_path / "runs" / "only" / "mark"
+
+    def is_kept():
+        mark.touch()
+        (row,) = again()
+        assert row["status"] == "measured"
+        return mark.exists()
+
+    assert not is_kept()
+    (tmp_path / "runs" / "only" / "summary.json").unlink()
+    assert is_kept()
+    (tmp_path / "runs" / "only" / "summary.json").unlink()
+    paper_of(only=Run("digits", {**TINY, "seed": 9}))
+    assert not is_kept()
 
 
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["taken from another run", "made anew"])

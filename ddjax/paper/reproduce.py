@@ -66,7 +66,8 @@ def reproduce(
     Args:
       root: folder of everything; what it holds already is kept, and runs with the same settings are not repeated.
       only: names of `paper.rows.RUNS`; all but those for accelerators, where there is none, if none is given.
-      again: make the runs that `only` names anew; what is filed of them goes when there is something to file instead.
+      again: make the runs that `only` names anew, or go on with those that are half done; what is filed of them goes when
+        there is something to file instead.
       accept_changes: go on with what is half done though code, versions or inputs have changed: see `distill`.
       page_only: run and measure nothing, and build the page from what is filed.
       budget: "full", or "quick": all of it on scikit-learn's digits, with a small network and a few steps.
@@ -134,7 +135,7 @@ class Work:
         wanted = self.budget.wanted(self.run)
         filed = [path.parent for path in sorted(self.kept.parent.glob(f"*/{PROVENANCE}"))]
         same = [folder for folder in filed if is_filed(folder, wanted)]
-        if self.again:
+        if self.again and not self._half_done():
             shutil.rmtree(self.work, ignore_errors=True)
         if same and self.kept not in same and not self.again:  # what the same settings gave under another name
             (self.kept / BASELINES).unlink(missing_ok=True)  # of settings that this run had before
@@ -148,6 +149,14 @@ class Work:
         if missing:
             self._pretrain(wanted)
             self._baselines(missing, wanted)
+
+    def _half_done(self) -> bool:
+        """Whether the folder of the work holds this very run, begun and not finished."""
+        try:
+            begun = Config.read(self.work).recipe
+        except (OSError, ValueError, TypeError, LookupError):
+            return False
+        return begun == self.recipe and finished(self.work, self.recipe, compare=False) is None
 
     def _say(self, what: str) -> None:
         say(f"{self.name}: {what}", self.progress)
