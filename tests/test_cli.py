@@ -320,7 +320,8 @@ def test_train_saves_weights_and_says_how_good_they_are(digits_run, ddjax):
     result = ddjax("train", out, "--out", "weights.safetensors", "--way", "adam", "--epochs", 5, "--lr", 0.003)
     assert result.status == 0 and result.err == ""
     accuracy, *_ = re.fullmatch(
-        r"(\d+\.\d\d) % of 400 test examples, from \d+\.\d\d % untrained\n  weights.safetensors\n", result.out
+        r"training on .*\n(\d+\.\d\d) % of 400 test examples, from \d+\.\d\d % untrained\n  weights.safetensors\n",
+        result.out,
     ).groups()
     tensors, told = tensorfile.read(Path("weights.safetensors"), "")
     assert f"{told['trained']['accuracy']:.2f}" == accuracy

@@ -39,7 +39,9 @@ class Train:
 
         devices.use_all_cores()
         from ddjax.experiment.train import train_artifact
+        from ddjax.training.progress import say
 
+        say(f"training on {self.path}")
         settings = {name: value for name, value in vars(self).items() if name not in ("path", "out")}
         trained = train_artifact(self.path, self.out, **settings)
         print(

@@ -17,9 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ddjax.data.catalogue import CATALOGUE
-from ddjax.data.catalogue.entry import Entry
-from ddjax.data.catalogue.records import entry_for
+from ddjax.data.catalogue import CATALOGUE, records
 from ddjax.data.dataset import Dataset, MissingDataError
 from ddjax.data.npz import ARCHIVE_DAMAGE
 from ddjax.data.transforms import Standardise
@@ -34,18 +32,17 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def entry_of(name: str) -> Entry:
-    """What the catalogue has of a set, or what is assumed of one that it has not."""
-    return CATALOGUE.get(name) or entry_for(name)
-
-
 def find_prepared(name: str, root: Path) -> Path | None:
     """The version folder of a prepared set: the official version if present, else the newest one; None if none."""
     # An interrupted preparation leaves folders too, but not with a bare version for a name.
-    entry = entry_of(name)
-    folders = [info.parent for info in (root / entry.folder).glob("*/dataset_info.json")]
+    folders = [info.parent for info in (root / _folder(name)).glob("*/dataset_info.json")]
     versions = [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
-    return max(versions, key=lambda f: (f.name == entry.version, [int(n) for n in f.name.split(".")]), default=None)
+    official = CATALOGUE[name].version if name in CATALOGUE else ""
+    return max(versions, key=lambda f: (f.name == official, [int(n) for n in f.name.split(".")]), default=None)
+
+
+def _folder(name: str) -> str:
+    return CATALOGUE[name].folder if name in CATALOGUE else name
 
 
 def load_prepared(
@@ -62,43 +59,45 @@ def load_prepared(
       MissingDataError: it is not prepared there.
       InputError: the folder is damaged, or in a format that only TensorFlow reads.
     """
-    root, entry = data_root(data_dir), entry_of(name)
+    root, entry = data_root(data_dir), CATALOGUE.get(name)
     folder = find_prepared(name, root)
     if folder is None:
         raise MissingDataError(
-            f"{name} is not prepared in {root / entry.folder}: run `ddjax prepare {name}`, "
+            f"{name} is not prepared in {root / _folder(name)}: run `ddjax prepare {name}`, "
             "or set TFDS_DATA_DIR to the folder that holds prepared sets"
         )
-    crop = size or entry.crop if entry.crop or name not in CATALOGUE else None
-    suffix = f"@{crop[0]}x{crop[1]}" + "x3" * bool(entry.crop) if crop else ""
+    crop = size if entry is None else entry.crop and (size or entry.crop)
+    suffix = f"@{crop[0]}x{crop[1]}" + "x3" * (entry is not None) if crop else ""
     key = _cache_key(folder, suffix)
     candidates = _cache_paths(folder, suffix)
     arrays = next((found for path in candidates if (found := _read_cache(path, key)) is not None), None)
     if arrays is None:
-        arrays = _read_records(name, folder, entry, crop)
+        arrays = _read_records(name, folder, crop)
         _write_cache(candidates, key, arrays)
     parts: dict[str, Any] = {part: arrays[part] for part in _ARRAYS[:4]}
     return Dataset(
         name=name,
         **parts,
-        transform=entry.transform or Standardise.fitted_to(arrays["x_train"]),
+        transform=(entry and entry.transform) or Standardise.fitted_to(arrays["x_train"]),
         class_names=tuple(str(class_name) for class_name in arrays["class_names"]),
         source=f"{name}:{folder.name}{suffix}",
-        border=entry.border,
+        border=entry.border if entry else 0.0,
     )
 
 
-def _read_records(name: str, folder: Path, entry: Entry, crop: tuple[int, int] | None) -> dict[str, np.ndarray]:
+def _read_records(name: str, folder: Path, crop: tuple[int, int] | None) -> dict[str, np.ndarray]:
     import tensorflow_datasets as tfds
 
-    again = f"delete {folder} and run `ddjax prepare {name}`"
+    how = f"run `ddjax prepare {name}`" if name in CATALOGUE else "prepare it with file_format='array_record'"
+    again = f"delete {folder} and {how}"
+    read = CATALOGUE[name].stored.read if name in CATALOGUE else records.read
     try:
         file_format = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
         if file_format != "array_record":
             raise InputError(f"{name} in {folder} is in {file_format} format, which needs TensorFlow to read: {again}")
         builder: Any = tfds.builder_from_directory(str(folder))
         with _quiet_decoder():
-            return entry.stored.read(builder, crop)
+            return read(builder, crop)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # each layer below (json, protobuf, array_record, Pillow) has exceptions of its own

@@ -1,47 +1,32 @@
 """Sets that tensorflow-datasets prepared and that are in no catalogue: whatever has one input and one class a record."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from ddjax.data.arrays import split_off
-from ddjax.data.catalogue.entry import Entry, Key, Record
 from ddjax.data.pictures import resized
 
 _READ_BATCH = 1024
 
 
-@dataclass(frozen=True)
-class Records:
-    """See `entry.Stored`, of which it only reads.
+def read(builder: Any, crop: tuple[int, int] | None) -> dict[str, np.ndarray]:
+    """The arrays of such a set, as `read` of `entry.Stored` has them.
 
     The input is the picture or the vector of numbers that the set names for supervised learning, or the only one it has; so is
     the class. The test part is `test`, else `validation`, else a fifth of `train`.
     """
-
-    splits: ClassVar[tuple[str, ...]] = ()
-
-    def features(self) -> dict[str, Any]:
-        raise NotImplementedError("a set that is not in the catalogue is prepared by tensorflow-datasets itself")
-
-    def records(self, files: Mapping[str, Path], split: str) -> Iterator[tuple[Key, Record]]:
-        raise NotImplementedError("a set that is not in the catalogue is prepared by tensorflow-datasets itself")
-
-    def read(self, builder: Any, crop: tuple[int, int] | None) -> dict[str, np.ndarray]:
-        info = builder.info
-        of_input, of_label = _keys(info)
-        present = [split for split in ("train", "test", "validation") if split in info.splits][:2]
-        if "train" not in present:
-            raise ValueError(f"its splits are {', '.join(info.splits)}, and train is not among them")
-        read = [_read(source, of_input, of_label, crop) for source in builder.as_data_source(split=present)]
-        names = {"class_names": np.array(info.features[of_label].names)}
-        if len(read) == 1:
-            return split_off(info.name, *read[0]) | names
-        (x_train, y_train), (x_test, y_test) = read
-        return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test} | names
+    info = builder.info
+    of_input, of_label = _keys(info)
+    present = [split for split in ("train", "test", "validation") if split in info.splits][:2]
+    if "train" not in present:
+        raise ValueError(f"its splits are {', '.join(info.splits)}, and train is not among them")
+    read = [_read(source, of_input, of_label, crop) for source in builder.as_data_source(split=present)]
+    names = {"class_names": np.array(info.features[of_label].names)}
+    if len(read) == 1:
+        return split_off(info.name, *read[0]) | names
+    (x_train, y_train), (x_test, y_test) = read
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test} | names
 
 
 def _keys(info: Any) -> tuple[str, str]:
@@ -79,8 +64,3 @@ def _read(source: Any, of_input: str, of_label: str, size: tuple[int, int] | Non
                 raise ValueError(f"it has pictures of {first} and of {other}: give --pictures, such as 32x32x3")
     stacked = np.stack(inputs)
     return stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32), np.array(labels, np.int32)
-
-
-def entry_for(name: str) -> Entry:
-    """What is known of such a set: its folder."""
-    return Entry(folder=name, version="", description="", homepage="", files={}, stored=Records())
