@@ -115,6 +115,7 @@ QUEUE = (
     ),
     paper_run("cifar10-fixed", minutes=30),
     paper_run("cifar10-random", minutes=60),
+    paper_run("cifar10-poison", minutes=60),
 )
 
 

@@ -32,8 +32,9 @@ from ddjax.evaluation.tuning import Tuning
 from ddjax.experiment.outcome import comparison
 from ddjax.experiment.outer import first_iterate
 from ddjax.experiment.setup import set_up
+from ddjax.paper import budgets
 from ddjax.paper.budgets import Budget
-from ddjax.paper.rows import BASELINES
+from ddjax.paper.rows import BASELINES, RUNS
 from ddjax.recipes import Inner, Network, Recipe
 from ddjax.training.fit import fit, full_data
 
@@ -393,6 +394,20 @@ def test_every_row_of_the_table_learns_from_training_data_and_is_scored_on_test_
     assert found["accuracy_mean"] < 10
     nets = {"random real": 5, "optimised real": 2, "k-means": 3, "class average": 1, "full data": 2}
     assert found["num_nets"] == {**nets, "K-NN on random real": 5, "K-NN on k-means": 3}[part]
+
+
+def test_colour_pictures_are_learned_for_as_long_as_the_table_says(setting, monkeypatch):
+    made, like = setting
+    asked = []
+    monkeypatch.setattr(
+        budgets, "full_data", lambda *_, **options: asked.append(options["steps"]) or Scores(np.zeros(1), "")
+    )
+    for name in ("cifar10", "mnist"):
+        Budget().measure("full data", made._replace(recipe=made.recipe.replace(data=name)), like)
+    wanted = [Budget().wanted(RUNS[f"{name}-fixed"]).baselines["full data"]["steps"] for name in ("cifar10", "mnist")]
+    assert asked == wanted == [6000, 2000]
+    pools = [Budget().wanted(RUNS[f"{name}-poison"]).pool for name in ("cifar10", "mnist")]
+    assert [(pool["training"]["steps"], pool["num_nets"]) for pool in pools] == [(6000, 100), (1000, 400)]
 
 
 def test_a_run_compares_itself_with_the_figure_of_the_table(setting):

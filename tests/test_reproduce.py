@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from helpers import compiled_once
 
-from ddjax import evaluate_artifact
+from ddjax import evaluate_artifact, make_dataset
 from ddjax.cli.distill import Distill
 from ddjax.cli.main import main
 from ddjax.errors import InputError
@@ -321,6 +321,17 @@ def test_a_pool_is_announced_before_it_is_trained(tmp_path, monkeypatch, capsys)
         "usps-mnist-random: distilling\n"
         f"usps-mnist-random: starts from 140 networks trained on usps; those that {pool} lacks are trained now\n"
     )
+
+
+@pytest.mark.parametrize(("name", "given"), [("cifar10-poison", True), ("usps-mnist-random", False)])
+def test_networks_are_trained_on_the_given_data_where_they_are_the_source_too(name, given, tmp_path, monkeypatch):
+    def asked(recipe, *, dataset=None, **options):
+        raise InputError(f"given: {dataset is some}")
+
+    some = make_dataset((np.zeros((40, 32, 32, 3), np.uint8), np.arange(40) % 10))
+    monkeypatch.setattr(reproduce, "pretrain_for", asked)
+    with pytest.raises(InputError, match=f"^given: {given}$"):
+        reproduce.reproduce(tmp_path, only=[name], dataset=some, progress=False)
 
 
 def test_a_lost_baseline_is_measured_again_alone(copy, monkeypatch):

@@ -71,7 +71,7 @@ def reproduce(
       accept_changes: go on with what is half done though code, versions or inputs have changed: see `distill`.
       page_only: run and measure nothing, and build the page from what is filed.
       budget: "full", or "quick": all of it on scikit-learn's digits, with a small network and a few steps.
-      dataset: used instead of those that the recipes name.
+      dataset: used instead of those that the recipes distil, and train networks on where that is the same set.
       data_dir: folder of prepared data sets.
       progress: whether to show progress on the terminal.
 
@@ -170,6 +170,8 @@ class Work:
             f"starts from {count} networks trained on {source}; those that {recipe.network.pool} lacks are trained now"
         )
         options: dict[str, Any] = {"data_dir": self.data_dir, "progress": self.progress}
+        if source == recipe.data.data:
+            options["dataset"] = self.dataset
         pretrain_for(recipe, training=Training(**wanted.pool["training"]), resume=True, **sizes, **options)
 
     def _file(self, wanted: Wanted) -> None:

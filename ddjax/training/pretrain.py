@@ -91,11 +91,13 @@ def pretrain(
     return load_pool(path, model.init)
 
 
-def pretrain_for(recipe: Recipe, *, num_nets: int, data_dir: str | None = None, **options: Any) -> Pool:
+def pretrain_for(
+    recipe: Recipe, *, num_nets: int, dataset: Dataset | None = None, data_dir: str | None = None, **options: Any
+) -> Pool:
     """The pool that a recipe starts from: its network, trained on its source data in the shape of its pictures.
 
-    Arguments and errors as for `pretrain`; and InputError where the recipe starts from no pool, or would have none left to
-    distil with.
+    `dataset` is used instead of the source that the recipe names. Arguments and errors as for `pretrain`; and InputError where
+    the recipe starts from no pool, or would have none left to distil with.
     """
     recipe.validate()
     network, pictures = recipe.network, recipe.data.pictures
@@ -108,7 +110,8 @@ def pretrain_for(recipe: Recipe, *, num_nets: int, data_dir: str | None = None, 
             f"--num-nets is {num_nets}, and the recipe's --valid-nets {recipe.report.valid_nets} of them choose the iterate, "
             "which leaves none to distil with: give more"
         )
-    dataset = load_dataset(network.source, data_dir=data_dir, pictures=pictures)
+    if dataset is None:
+        dataset = load_dataset(network.source, data_dir=data_dir, pictures=pictures)
     # Without gates, which only second derivatives see.
     model = model_of(dataclasses.replace(network, gate_width=0.0), dataset.input_shape, dataset.num_classes)
     about = {name: getattr(network, name) for name in ("model", "width", "depth", "weights")}
