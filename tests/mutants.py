@@ -57,6 +57,9 @@ EXPERIMENT, INNER, OUTER = "tests/test_experiment.py", "tests/test_inner.py", "t
 FAST = "tests/test_fast.py"
 EVALUATE, BASELINES, POISON = "tests/test_evaluate.py", "tests/test_baselines.py", "tests/test_poisoning.py"
 PRETRAIN = "tests/test_pretrain.py"
+OWN_DATA, FROZEN, TRAIN = "tests/test_own_data.py", "tests/test_frozen.py", "tests/test_train.py"
+EXPORT, REPORT = "tests/test_export.py", "tests/test_report.py"
+LAYERS = "tests/test_examples.py::test_the_layers_of_the_header_are_the_network"
 
 
 def of_setting(name: str) -> tuple[str, ...]:
@@ -394,6 +397,58 @@ MUTANTS = (
            (f"{FAST}::test_a_function_without_convolutions_is_called_as_it_is",)),
     Mutant("our layer shrinks its pictures", "models/ops/layers.py", "(self.size - 1) // 2 if", "0 if",
            (f"{FAST}::test_our_layers_make_a_network_of_ones_own",)),
+    # A user's own data
+    Mutant("the labels of a folder's classes change places", "data/folder.py", "np.repeat(np.arange(len(names)),",
+           "np.repeat(np.arange(len(names))[::-1],", (f"{OWN_DATA}::test_a_folder_of_two_parts",), named=True),
+    Mutant("pictures are not turned as their camera says", "data/folder.py", "ImageOps.exif_transpose(picture)",
+           "picture", (f"{OWN_DATA}::test_a_picture_is_turned_as_its_camera_says",)),
+    Mutant("channels of tensors stay first", "data/own.py", "np.moveaxis(array, 0, -1)", "array",
+           (f"{OWN_DATA}::test_tensors_of_pytorch_have_their_channels_moved_last",)),
+    Mutant("given test examples are not used", "data/own.py", '_arrays(test, name, "test")', '_arrays(train, name, "test")',
+           (f"{OWN_DATA}::test_arrays_in_python",), named=True),
+    Mutant("class names are left out", "data/own.py", "arrays[key] = np.array([str(each) for each in names])", "pass",
+           (f"{OWN_DATA}::test_arrays_in_python",)),
+    # A frozen backbone
+    Mutant("the frozen part is fresh", "models/frozen.py", "every = fixed | _named(part)",
+           "every = _named(model.init(jax.random.key(0))) | _named(part)",
+           (f"{FROZEN}::test_the_whole_is_the_network_that_it_was",), named=True),
+    Mutant("the first layer is taken for the last", "models/frozen.py", 'uses[-1].rpartition("/")[0] or uses[-1]',
+           'uses[0].rpartition("/")[0] or uses[0]', (f"{FROZEN}::test_by_default_the_last_layer_is_trained",)),
+    Mutant("weights are loaded in the order of the file", "models/frozen.py",
+           "np.asarray(tensors[name], np.float32) for name in names",
+           "np.asarray(leaf, np.float32) for leaf in tensors.values()",
+           (f"{FROZEN}::test_weights_are_loaded_by_their_names",)),
+    # Using what was distilled
+    Mutant("training takes the steps in one epoch", "experiment/train.py", "start, distilled\n",
+           "start, distilled._replace(log_lrs=distilled.log_lrs[:1])\n",
+           (f"{TRAIN}::test_the_documented_way_gives_the_figures_of_the_artefact",), named=True),
+    Mutant("minibatches come in one order", "experiment/train.py", "jax.random.permutation(k, len(inputs))",
+           "jnp.arange(len(inputs))", (f"{TRAIN}::test_minibatches_are_shuffled_and_their_number_is_that_of_the_epochs",)),
+    Mutant("exported pictures stay transformed", "show/export.py", "np.stack([transform.inverse(step) for step in images])",
+           "images", (f"{EXPORT}::test_npz",)),
+    Mutant("rates are exported as logarithms", "show/export.py", "rates = np.exp(log_lrs)", "rates = log_lrs",
+           (f"{EXPORT}::test_npz",), named=True),
+    Mutant("records have the rates of other steps", "show/export.py", "np.repeat(np.arange(steps), count)",
+           "np.tile(np.arange(steps), count)", (f"{EXPORT}::test_tfds",)),
+    Mutant("LeNet's description pads as its other size does", "models/lenet.py",
+           'tell.convolution("conv1", 6, 5, _padding(input_shape))',
+           'tell.convolution("conv1", 6, 5, 2)', (LAYERS,)),
+    Mutant("the header tells other layers than the width makes", "models/__init__.py",
+           "kernel_init=XAVIER, **_options(network))", "kernel_init=XAVIER)", (LAYERS,), named=True),
+    Mutant("confusions are by the labels of the poison", "experiment/replay.py", "found.test._replace(labels=found.classes)",
+           "found.test", (f"{REPORT}::test_a_poisoned_run_is_told_by_its_true_classes",)),
+    Mutant("before and after change places on the page", "show/report.py", "shares[:, [0, -1]]", "shares[:, [-1, 0]]",
+           (f"{REPORT}::test_classes_are_counted_as_the_networks_take_them",)),
+    # When a run is over
+    Mutant("patience goes nowhere", "experiment/distill.py", "patience=recipe.report.patience,", "patience=None,",
+           of_setting("patience"), named=True),
+    Mutant("patience counts steps", "training/loop.py", "since >= patience * self._every", "since >= patience",
+           ("tests/test_resume.py::test_a_run_is_over_after_so_many_validations_that_were_no_better",)),
+    Mutant("a run that ended early is never finished", "experiment/outcome.py",
+           "summary.outer_steps == recipe.outer.outer_steps or stalled", "summary.outer_steps == recipe.outer.outer_steps",
+           ("tests/test_resume.py::test_a_run_that_ended_early_is_finished",)),
+    Mutant("all seeds are one", "cli/distill.py", "recipe.replace(seed=seed)", "recipe",
+           ("tests/test_cli.py::test_several_seeds_are_runs_of_their_own",), named=True),
     # Ordinary training
     Mutant("large gradients are not exchanged", "core/inner.py",
            "jax.lax.pmean((flat, [leaf for leaf in leaves if leaf.size >= _LARGE]), axis)",

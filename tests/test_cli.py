@@ -33,7 +33,19 @@ from ddjax.storage.artifact import load_artifact
 from ddjax.training import devices, fit, pretrain
 
 RUN_FILES = ("distilled.safetensors", "summary.json", "metrics.jsonl", "config.json")
-COMMANDS = ("recipes", "distill", "pretrain", "evaluate", "plot", "prepare", "reproduce")
+COMMANDS = (
+    "recipes",
+    "distill",
+    "pretrain",
+    "evaluate",
+    "train",
+    "export",
+    "plot",
+    "report",
+    "runs",
+    "prepare",
+    "reproduce",
+)
 METRICS = {"accuracy_mean", "accuracy_std", "accuracy_before_mean", "accuracy_before_std", "loss_mean", "num_nets"}
 TINY = ("--outer-steps", 12, "--eval-every", 4, "--batch-size", 16, "--inner-lr", 0.1, "--lr", 0.2)
 
@@ -461,6 +473,22 @@ def test_a_network_from_python_is_evaluated_by_the_command(ddjax):
     assert result.status == 0, result
     for name in METRICS:
         assert json.loads(result.out)[name] == pytest.approx(scores[name], abs=1e-3)
+
+
+def test_several_seeds_are_runs_of_their_own(ddjax):
+    argv = ["--model", "linear", "--outer-steps", 2, "--eval-every", 1, "--batch-size", 32, "--no-compare"]
+    assert (ddjax("distill", "digits", *argv, "--seed", 4, "--out", "one")).status == 0
+    done = ddjax("distill", "digits", *argv, "--seed", 3, "--seeds", 2, "--out", "several")
+    summaries = [json.loads(Path(f"several/seed-{seed}/summary.json").read_text()) for seed in (3, 4)]
+    first, second = (summary["distilled"]["accuracy_mean"] for summary in summaries)
+    mean, deviation = np.mean([first, second]), np.std([first, second], ddof=1)
+    assert done.status == 0 and done.out.endswith(
+        f"\nseeds 3, 4: {first:.2f}, {second:.2f}; {mean:.2f} ± {deviation:.2f} %\n"
+    )
+    assert summaries[1] == json.loads(Path("one/summary.json").read_text()) != summaries[0]
+    assert ddjax("distill", "digits", *argv, "--seed", 3, "--seeds", 2, "--out", "several", "--resume").status == 0
+    refused = ddjax("distill", "digits", "--seeds", 0)
+    assert (refused.status, refused.err) == (2, "ddjax: --seeds is 0: give a number above zero\n")
 
 
 def test_a_run_goes_where_its_recipe_is_named(ddjax, monkeypatch):

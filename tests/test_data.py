@@ -712,11 +712,11 @@ def test_augmentation_changes_what_was_drawn_by_a_key_of_its_own():
     np.testing.assert_array_equal(targets, same)
 
 
-def test_readmes_own_outer_loop_learns():
-    """Built by the very calls that README gives; "Underneath are pure functions", it says, "to be jitted by you"."""
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    make = re.search(r"`(make_distiller\(problem, optimizer, make_draw_batch\(.*?\).*?\))`", readme)
-    held_out = re.search(r"`train, valid, test = (hold_out\(.*?\)\))`", readme)
+def test_the_documented_outer_loop_learns():
+    """Built by the very calls that docs/running.md gives; "Underneath are pure functions", it says, "to be jitted by you"."""
+    page = " ".join((ROOT / "docs" / "running.md").read_text().split())
+    make = re.search(r"`(make_distiller\(problem, optimizer, make_draw_batch\(.*?\).*?\))`", page)
+    held_out = re.search(r"`train, valid, test = (hold_out\(.*?\)\))`", page)
     assert make and held_out
     model, key = ddjax.build_model("linear", (28, 28, 1), 10), jax.random.key(0)
     names = {

@@ -276,6 +276,18 @@ def test_learning_rates_of_ten_steps_and_three_epochs(tmp_path, figures):
     assert decoded(tmp_path / "lrs.png").shape[:2] == (384, 780)
 
 
+def test_very_many_learning_rates_are_a_map_of_epochs_and_steps(tmp_path, figures):
+    artifact = make((6,), steps=21, epochs=3)
+    plots.plot_learning_rates(artifact, tmp_path / "lrs.png")
+    axis, bar = figures[0].axes
+    (shown,) = axis.get_images()
+    np.testing.assert_allclose(shown.get_array(), np.exp(np.asarray(artifact.distilled.log_lrs)))
+    assert list(shown.get_extent()) == [0.5, 21.5, 3.5, 0.5] and bar.get_ylabel() == "learning rate"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "epoch") and len(
+        np.unique(decoded(tmp_path / "lrs.png"))
+    ) > 20
+
+
 def row(step, loss, accuracy):
     return {
         "step": step,
@@ -307,6 +319,16 @@ def test_curve_of_the_outer_loop(tmp_path, figures):
             np.testing.assert_array_equal(line.get_xdata(), [10, 20])
     assert "%" in right.get_ylabel()
     assert decoded(tmp_path / "curve.png").shape[:2] == (384, 1080)
+
+
+@pytest.mark.parametrize(("last", "scale"), [(1.9, "linear"), (0.01, "log")])
+def test_the_loss_has_an_axis_that_reads_well(tmp_path, figures, last, scale):
+    plots.plot_curve([row(10, 2.0, 0.25), row(20, last, 0.5)], tmp_path / "curve.png")
+    left = figures[0].axes[0]
+    figures[0].canvas.draw()
+    assert left.get_yscale() == scale
+    low, high = left.get_ylim()
+    assert sum(low <= tick <= high for tick in left.get_yticks()) >= 2
 
 
 def test_a_run_of_one_validation_is_drawn_and_one_of_none_has_no_curve(tmp_path):

@@ -214,6 +214,27 @@ def test_a_finished_run_goes_on_with_more_steps(tmp_path, whole):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("patience", [1, 2])
+def test_a_run_is_over_after_so_many_validations_that_were_no_better(tmp_path, stop_at, whole, patience):
+    rows, improved, ends = whole[1], 0, STEPS
+    for before, row in zip([{"best_valid_accuracy": -1.0}, *rows], rows, strict=False):
+        if row["best_valid_accuracy"] > before["best_valid_accuracy"]:
+            improved = row["step"]
+        elif row["step"] - improved >= patience * EVERY:
+            ends = row["step"]
+            break
+    assert ends < STEPS or patience > 1
+    stop_at(ends - 1)
+    with pytest.raises(InterruptedRunError):
+        distil(tmp_path, patience=patience)
+    stop_at(None)
+    for _ in range(2):  # and it stays over
+        found = distil(tmp_path, patience=patience)
+        assert (int(found.state.step), int(found.best_step)) == (ends, improved) and checkpoints(tmp_path)[-1] == ends
+        assert metrics(tmp_path) == [row for row in rows if row["step"] <= ends]
+    assert_same(distil(tmp_path), whole[0])  # without patience it goes on as if nothing had been
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -448,6 +469,21 @@ def test_the_life_of_a_run(ddjax, monkeypatch, stop_at, tmp_path):
     status, printed, errors = ddjax(*longer)
     assert (status, errors) == (0, "") and [row["step"] for row in metrics(out)] == [4, 8, 12, 14]
     assert artifact.load_artifact(out).metadata["outer_steps"] == 14
+
+
+def test_a_run_that_ended_early_is_finished(ddjax, tmp_path):
+    argv = arguments(40, 4, "--out", "out", "--no-compare", "--patience", "2", "--lr", "1e-9", "--lr-log-lrs", "1e-9")
+    status, _, errors = ddjax(*argv)
+    assert (status, errors) == (0, "")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["outer_steps"], summary["best_step"]) == (12, 4)
+    status, again, errors = ddjax(*argv, "--resume")
+    assert (status, errors) == (0, "") and "step" not in again.split("drawing pictures")[0]
+    more = [word for word in argv if word not in ("--patience", "2")]
+    status, _, errors = ddjax(*arguments(20, 4, *more[more.index("--out") :], "--resume"))
+    assert status == 2 and "outer_steps 40 there, 20 now" in errors
+    assert ddjax(*arguments(44, 4, *more[more.index("--out") :], "--resume"))[0] == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["outer_steps"] == 44
 
 
 def test_an_augmented_run_that_is_resumed_is_bitwise_the_one_that_is_not(ddjax, stop_at, tmp_path):

@@ -458,6 +458,7 @@ OTHER = {
     "ema": 0.5,
     "precision": "bfloat16",
     "eval_every": 1,
+    "patience": 3,
     "valid_nets": 3,
     "test_nets": 3,
     "seed": 1,
@@ -482,7 +483,7 @@ def computed(recipe):
     """All that a run computes: its programs, without running them, and the arrays that go in, down to the report's."""
     seen = []
 
-    def noted(key, distiller, distilled, dataset, validate, folder, *, outer_steps, eval_every, progress):
+    def noted(key, distiller, distilled, dataset, validate, folder, *, outer_steps, eval_every, patience, progress):
         state = distiller.init(distilled)
         for program in (
             jax.make_jaxpr(distiller.step)(key, state, dataset),
@@ -490,7 +491,7 @@ def computed(recipe):
         ):
             seen.append(re.sub("0x[0-9a-f]+", "", str(program)))  # where functions happen to lie
             seen.extend(program.consts)
-        seen.extend([jax.random.key_data(key), distilled, dataset, outer_steps, eval_every])
+        seen.extend([jax.random.key_data(key), distilled, dataset, outer_steps, eval_every, patience])
 
     experiment = set_up(recipe)
     with pytest.MonkeyPatch.context() as patch:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import tyro
 
 from ddjax.cli.places import DataDir
+from ddjax.errors import InputError
 from ddjax.recipes import RECIPES, Recipe
+
+if TYPE_CHECKING:
+    from ddjax.experiment.outcome import Distillation
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,27 @@ class Distill:
     """Continue with other code, versions or inputs than the run was begun with; its figures will say so."""
     no_compare: bool = False
     """Leave out what the distilled images are compared with: random real images, and training on all the data."""
+    seeds: int = 1
+    """Runs, one after the other, of so many seeds from the recipe's own on, each in a folder seed-K of its own."""
     data_dir: DataDir = None
 
     def run(self) -> None:
         from ddjax.training import devices
 
         devices.use_all_cores()
+        from ddjax.show import tables
+
+        out, recipe = self.out or Path("runs") / self.recipe.name, self.recipe.recipe
+        if self.seeds < 1:
+            raise InputError(f"--seeds is {self.seeds}: give a number above zero")
+        if self.seeds == 1:
+            self._one(recipe, out)
+            return
+        seeds = range(recipe.seed, recipe.seed + self.seeds)
+        found = {seed: self._one(recipe.replace(seed=seed), out / f"seed-{seed}") for seed in seeds}
+        print("\n" + tables.seeds_line({seed: done.summary.distilled["accuracy_mean"] for seed, done in found.items()}))
+
+    def _one(self, recipe: Recipe, out: Path) -> "Distillation":
         from ddjax.experiment.distill import distill
         from ddjax.experiment.folder import SUMMARY
         from ddjax.show import plots, tables
@@ -56,9 +75,8 @@ class Distill:
         from ddjax.storage.metrics import read_metrics
         from ddjax.training.progress import say
 
-        out = self.out or Path("runs") / self.recipe.name
         done = distill(
-            self.recipe.recipe,
+            recipe,
             out,
             name=self.recipe.name,
             resume=self.resume,
@@ -71,3 +89,4 @@ class Distill:
         print("\n" + tables.summary_table(done.summary.to_json()) + "\n")
         for path in (out / FILE_NAME, out / SUMMARY, out / "metrics.jsonl", *pictures):
             print(f"  {path}")
+        return done

@@ -17,13 +17,14 @@ from ddjax.cli.plot import Plot
 from ddjax.cli.prepare import Prepare
 from ddjax.cli.pretrain import Pretrain
 from ddjax.cli.recipes import Recipes
+from ddjax.cli.report import Report
 from ddjax.cli.reproduce import Reproduce
 from ddjax.cli.runs import Runs
 from ddjax.cli.train import Train
 from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
 from ddjax.training import signals
 
-Command = Recipes | Distill | Pretrain | Evaluate | Train | Export | Plot | Runs | Prepare | Reproduce
+Command = Recipes | Distill | Pretrain | Evaluate | Train | Export | Plot | Report | Runs | Prepare | Reproduce
 # A setting is a flag of its own name, wherever it stands in a recipe, and may stand anywhere behind the command.
 _CONFIG = (
     tyro.conf.OmitArgPrefixes,

@@ -46,7 +46,8 @@ def distill(
       out: folder of the run: new, empty, or with `resume` that of the same run; None keeps nothing.
       name: what the recipe is called in reports; by default its name.
       resume: continue what `out` holds: a run that has not begun is begun, one that is finished is read, and one that took
-        fewer outer steps than the recipe has now goes on, its rates on the cosine of the new length.
+        fewer outer steps than the recipe has now, or ended for want of patience, goes on, its rates on the cosine of the
+        new length.
       accept_changes: resume with other code, versions or inputs than the run was begun with, which it then tells.
       dataset, model: used instead of those the recipe names.
       data_dir: folder of prepared data sets.
@@ -108,5 +109,6 @@ def carry_out(experiment: Experiment, folder: Path, *, progress: bool) -> RunSta
         folder,
         outer_steps=recipe.outer.outer_steps,
         eval_every=recipe.report.eval_every,
+        patience=recipe.report.patience,
         progress=progress,
     )

@@ -15,6 +15,7 @@ from ddjax.evaluation.measure import confusion, evaluate, measure_trained
 from ddjax.evaluation.poisoning import poisoning_summary
 from ddjax.experiment.folder import SUMMARY, Config
 from ddjax.experiment.setup import Experiment
+from ddjax.models import describe_model
 from ddjax.recipes import Recipe
 from ddjax.storage import artifact, provenance, tensorfile
 from ddjax.storage.artifact import Artifact
@@ -79,8 +80,11 @@ def finished(folder: Path, recipe: Recipe, *, compare: bool) -> Distillation | N
         held = artifact.load_artifact(folder)
     except (OSError, ValueError, TypeError):
         return None
-    complete = summary.outer_steps == recipe.outer.outer_steps and (summary.random_real is not None or not compare)
-    return Distillation(held, summary, folder) if complete else None
+    patience, every = recipe.report.patience, recipe.report.eval_every
+    stalled = patience is not None and summary.outer_steps - summary.best_step >= patience * every
+    complete = summary.outer_steps == recipe.outer.outer_steps or stalled
+    compared = summary.random_real is not None or not compare
+    return Distillation(held, summary, folder) if complete and compared else None
 
 
 def finish(
@@ -165,6 +169,7 @@ def describe(experiment: Experiment, config: Config) -> dict[str, Any]:
     """What a user of the artefact must know, JSON-serialisable; nothing in it depends on when or where it was made."""
     recipe, dataset, starts = experiment.recipe, experiment.dataset, experiment.starts
     weights = jax.eval_shape(experiment.model.init, experiment.key)
+    layers = describe_model(recipe.network, dataset.input_shape, dataset.num_classes)
     return {
         "name": config.name,
         "data": dataset.name,
@@ -176,6 +181,7 @@ def describe(experiment: Experiment, config: Config) -> dict[str, Any]:
             "name": config.model,
             "input_shape": list(dataset.input_shape),
             "num_classes": dataset.num_classes,
+            **({"layers": layers} if layers else {}),
             "weights": {name: list(leaf.shape) for name, leaf in tensorfile.named("params", weights).items()},
         },
         "pool": None if starts.pool is None else told_of(starts.pool),

@@ -1,17 +1,19 @@
 """From a saved artefact back to networks: the file, its data set's test examples and, where it names one, its pool."""
 
 import dataclasses
+import functools
 import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
 from ddjax.data import Dataset, Split, Transform, load_dataset, transform_from_json
 from ddjax.errors import InputError
-from ddjax.evaluation.measure import Evaluation, evaluate
+from ddjax.evaluation.measure import Evaluation, confusion, evaluate, measure_trained
 from ddjax.experiment.setup import OWN, make_problem, outer_labels
 from ddjax.experiment.starts import Nets, Starts, fresh_networks, make_starts, one_network
 from ddjax.experiment.streams import stream
@@ -22,7 +24,8 @@ from ddjax.storage.artifact import EVALUATE_NEEDS, Artifact, load_artifact
 
 class Reopened(NamedTuple):
     """What a saved artefact and its data set make together: `problem` and `starts` as those of an experiment, the test part of
-    the data as the artefact's own transform makes it, and the key that everything is drawn from."""
+    the data as the artefact's own transform makes it and as the outer loss takes it, what its examples truly are (int32 [n]),
+    and the key that everything is drawn from."""
 
     artifact: Artifact
     recipe: Recipe
@@ -30,6 +33,7 @@ class Reopened(NamedTuple):
     problem: Problem
     starts: Starts
     test: Split
+    classes: jax.Array
     key: jax.Array
 
 
@@ -83,7 +87,7 @@ def reopen(
     else:
         starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
     problem = make_problem(model, recipe.inner.direction, False, starts.draw)
-    return Reopened(artifact, recipe, model, problem, starts, test, key)
+    return Reopened(artifact, recipe, model, problem, starts, test, jnp.asarray(dataset.y_test), key)
 
 
 def evaluate_artifact(
@@ -113,6 +117,30 @@ def evaluate_artifact(
     nets = _as_many(found.starts, num_nets)
     key, distilled = stream(found.key, "test"), found.artifact.distilled
     return evaluate(key, found.problem, distilled, found.test, **nets._asdict()), len(found.test.labels)
+
+
+def confusion_of_artifact(
+    path: str | os.PathLike[str],
+    *,
+    num_nets: int | None = None,
+    model: Model | str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+) -> np.ndarray:
+    """Which class is taken for which before and after training on a saved artefact. Arguments and errors as for
+    `evaluate_artifact`, but `num_nets` is the most there may be, and the labels are the true ones, whatever is poisoned.
+
+    Returns: int [nets, E + 1, K, K], test examples of each class (row) taken for each class (column).
+    """
+    found = reopen(path, model=model, data=data, data_dir=data_dir)
+    nets = found.starts.test
+    nets = _as_many(found.starts, None if num_nets is None else min(num_nets, nets.num_nets))
+    classes = found.artifact.distilled.labels.shape[-1]
+    measure = functools.partial(confusion, found.problem.apply, num_classes=classes)
+    test = found.test._replace(labels=found.classes)
+    key, distilled = stream(found.key, "test"), found.artifact.distilled
+    counts: np.ndarray = measure_trained(measure, key, found.problem, distilled, test, **nets._asdict())
+    return counts
 
 
 def _fits(transform: Transform, shape: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ import flax.linen as nn
 from ddjax.errors import InputError
 from ddjax.models.alexnet import AlexCifarNet, AlexNet
 from ddjax.models.convnet import ConvNet
+from ddjax.models.description import Layer
 from ddjax.models.frozen import freeze, load_weights, trained_part
 from ddjax.models.imagenet import load_imagenet_alexnet
 from ddjax.models.lenet import LeNet
@@ -43,6 +44,7 @@ __all__ = [
     "average_pool_2x2",
     "build_model",
     "check_model",
+    "describe_model",
     "fast_convolutions",
     "freeze",
     "from_linen",
@@ -116,18 +118,31 @@ def build_model(
     return from_linen(module, input_shape, num_classes)._replace(gated=gated)
 
 
+def describe_model(network: Network, input_shape: tuple[int, ...], num_classes: int) -> list[Layer] | None:
+    """The layers of the network that a recipe names, as `description` has them; None of one's own network."""
+    if network.model not in MODELS:
+        return None
+    module: Any = MODELS[network.model](num_classes=num_classes, kernel_init=XAVIER, **_options(network))
+    layers: list[Layer] = module.layers(input_shape)
+    return layers
+
+
+def _options(network: Network) -> dict[str, int]:
+    given = {"width": network.width, "depth": network.depth}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def model_of(network: Network, input_shape: tuple[int, ...], num_classes: int) -> Model:
     """The network that the settings of a recipe name: distilling, pools and artefacts all have theirs from here.
 
     Raises:
       InputError: as `build_model`.
     """
-    options = {"width": network.width, "depth": network.depth}
     return build_model(
         network.model,
         input_shape,
         num_classes,
         weights=network.weights,
         gate_width=network.gate_width,
-        **{name: value for name, value in options.items() if value is not None},
+        **_options(network),
     )

@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
+from ddjax.models import description as tell
 from ddjax.models.model import pictures_from
 from ddjax.models.ops.gates import relu
 from ddjax.models.ops.layers import Conv, Dense, local_response_norm, max_pool_3x3
@@ -25,6 +26,13 @@ class AlexCifarNet(nn.Module):
 
     check_input = staticmethod(pictures_from(8, "AlexCifarNet"))
 
+    def layers(self, input_shape: tuple[int, ...]) -> list[tell.Layer]:
+        """See `description`."""
+        pool, norm = tell.max_pool(3, 2, 1), tell.local_response_norm()
+        first = [tell.convolution("conv1", 64, 5, 2), pool, tell.RELU, norm]
+        second = [tell.convolution("conv2", 64, 5, 2), tell.RELU, norm, pool]
+        return [*first, *second, *tell.mlp((384, 192), self.num_classes)]
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = self.gate_width
@@ -36,6 +44,11 @@ class AlexCifarNet(nn.Module):
         for i, features in enumerate((384, 192), start=1):
             x = relu(Dense(features, self.kernel_init, name=f"dense{i}")(x), width)
         return Dense(self.num_classes, self.kernel_init, name="dense3")(x)
+
+
+# Of AlexNet: channels, size, stride, padding; and after which of them, from one on, a maximum is taken.
+_CONVOLUTIONS = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
+_POOLED = (1, 2, 5)
 
 
 class AlexNet(nn.Module):
@@ -56,13 +69,20 @@ class AlexNet(nn.Module):
 
     check_input = staticmethod(pictures_from(63, "AlexNet"))
 
+    def layers(self, input_shape: tuple[int, ...]) -> list[tell.Layer]:
+        """See `description`."""
+        layers: list[tell.Layer] = []
+        for i, (features, size, stride, padding) in enumerate(_CONVOLUTIONS, start=1):
+            layers.append(tell.convolution(f"conv{i}", features, size, padding, stride))
+            layers += [tell.max_pool(3, 2), tell.RELU] if i in _POOLED else [tell.RELU]
+        return [*layers, *tell.mlp((4096, 4096), self.num_classes)]
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = partial(Conv, kernel_init=self.kernel_init)
-        shapes = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
-        for i, (features, size, stride, padding) in enumerate(shapes, start=1):
+        for i, (features, size, stride, padding) in enumerate(_CONVOLUTIONS, start=1):
             x = conv(features, size, padding, stride=stride, name=f"conv{i}")(x)
-            x = max_pool_3x3(x, padding=0, gate_width=self.gate_width) if i in (1, 2, 5) else x
+            x = max_pool_3x3(x, padding=0, gate_width=self.gate_width) if i in _POOLED else x
             x = relu(x, self.gate_width)
         x = x.reshape(x.shape[0], -1)
         for i in (1, 2):

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from ddjax.errors import InputError
+from ddjax.models import description as tell
 from ddjax.models.model import pictures_from
 from ddjax.models.ops.gates import relu
 from ddjax.models.ops.layers import Conv, Dense, InstanceNorm, average_pool_2x2
@@ -36,10 +37,21 @@ class ConvNet(nn.Module):
             raise InputError(f"a ConvNet of width {self.width} and depth {self.depth}: give 1 or more of each")
         pictures_from(2**self.depth, f"ConvNet of depth {self.depth}")(input_shape)
 
+    def layers(self, input_shape: tuple[int, ...]) -> list[tell.Layer]:
+        """See `description`."""
+        blocks = [
+            [tell.convolution(f"conv{i}", self.width, 3, padding), tell.instance_norm(f"norm{i}"), tell.RELU]
+            for i, padding in enumerate(self._paddings(input_shape), start=1)
+        ]
+        pooled = [layer for block in blocks for layer in (*block, tell.average_pool(2))]
+        return [*pooled, tell.FLATTEN, tell.dense("dense", self.num_classes)]
+
+    def _paddings(self, input_shape: tuple[int, ...]) -> list[int]:
+        return [3 if tuple(input_shape[:2]) == (28, 28) else 1, *(1,) * (self.depth - 1)]
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        for i in range(1, self.depth + 1):
-            padding = 3 if i == 1 and x.shape[1:3] == (28, 28) else 1
+        for i, padding in enumerate(self._paddings(x.shape[1:]), start=1):
             x = Conv(self.width, 3, padding, self.kernel_init, name=f"conv{i}")(x)
             x = average_pool_2x2(relu(InstanceNorm(name=f"norm{i}")(x), self.gate_width))
         return Dense(self.num_classes, self.kernel_init, name="dense")(x.reshape(x.shape[0], -1))

@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
+from ddjax.models import description as tell
 from ddjax.models.model import pictures_from
 from ddjax.models.ops.gates import Mean, relu
 from ddjax.models.ops.layers import ConvPool, Dense, arrange, flatten
@@ -28,15 +29,24 @@ class LeNet(nn.Module):
 
     check_input = staticmethod(pictures_from(12, "LeNet"))
 
+    def layers(self, input_shape: tuple[int, ...]) -> list[tell.Layer]:
+        """See `description`."""
+        first = [tell.convolution("conv1", 6, 5, _padding(input_shape)), tell.max_pool(2, 2), tell.RELU]
+        second = [tell.convolution("conv2", 16, 5, 0), tell.max_pool(2, 2), tell.RELU]
+        return [*first, *second, *tell.mlp((120, 84), self.num_classes)]
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         def activation(x: jax.Array, **layout: Mean) -> jax.Array:
             return relu(x, self.gate_width, **layout) if self.activation is None else self.activation(x)
 
-        padding = 2 if min(x.shape[1:3]) < 32 else 0
         pooled = partial(ConvPool, kernel_init=self.kernel_init, activation=activation, gate_width=self.gate_width)
-        pictures = pooled(6, 5, padding, name="conv1")(arrange(x))
+        pictures = pooled(6, 5, _padding(x.shape[1:]), name="conv1")(arrange(x))
         x = flatten(pooled(16, 5, 0, name="conv2")(pictures))
         for i, width in enumerate((120, 84), start=1):
             x = activation(Dense(width, self.kernel_init, name=f"dense{i}")(x))
         return Dense(self.num_classes, self.kernel_init, name="dense3")(x)
+
+
+def _padding(input_shape: tuple[int, ...]) -> int:
+    return 2 if min(input_shape[:2]) < 32 else 0

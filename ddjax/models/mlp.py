@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
+from ddjax.models import description as tell
 from ddjax.models.ops.gates import relu
 from ddjax.models.ops.layers import Dense
 
@@ -27,6 +28,10 @@ class MLP(nn.Module):
     gate_width: float = 0.0
     activation: Callable[[jax.Array], jax.Array] | None = None
 
+    def layers(self, input_shape: tuple[int, ...]) -> list[tell.Layer]:
+        """See `description`."""
+        return tell.mlp(self.widths, self.num_classes)
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         activation = self.activation or partial(relu, width=self.gate_width)
@@ -46,6 +51,10 @@ class Linear(nn.Module):
 
     num_classes: int
     kernel_init: nn.initializers.Initializer
+
+    def layers(self, input_shape: tuple[int, ...]) -> list[tell.Layer]:
+        """See `description`."""
+        return tell.mlp((), self.num_classes)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -179,6 +179,8 @@ class Report(Part):
 
     eval_every: int = 250
     """Outer steps between validations; the distilled data that did best on held-out training data is what is saved."""
+    patience: int | None = None
+    """Validations without a better iterate after which a run ends, whatever `outer_steps` says; None: never."""
     valid_nets: int = 8
     """Networks per validation when the initial weights are random."""
     test_nets: int = 200

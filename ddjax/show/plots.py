@@ -4,7 +4,7 @@ Figures are made without pyplot, which keeps a process-wide state, a backend amo
 """
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,9 +16,10 @@ from ddjax.storage.artifact import PLOT_NEEDS, Artifact
 
 _DPI = 120
 _TABLE = 64  # columns that still have room for their values
+_MANY = 60  # learning rates that have room beside each other
 
 
-def plot_images(artifact: Artifact, path: Path) -> None:
+def plot_images(artifact: Artifact, path: Path | IO[bytes]) -> None:
     """One row a step, one column an example, with its class; learning rates of the step's epochs at the left.
 
     Examples of a table of up to 64 columns are its rows instead: values in the table's own units, coloured as the network
@@ -57,7 +58,7 @@ def plot_images(artifact: Artifact, path: Path) -> None:
     fig.savefig(path, dpi=_DPI)
 
 
-def _plot_table(artifact: Artifact, path: Path) -> None:
+def _plot_table(artifact: Artifact, path: Path | IO[bytes]) -> None:
     images, labels, log_lrs = artifact.distilled
     steps, count, columns = images.shape
     rows = np.asarray(images).reshape(-1, columns)
@@ -102,7 +103,7 @@ def _label(probabilities: np.ndarray, names: list[str]) -> str:
     return names[top] if share > 0.995 else f"{names[top]} {share:.0%}"
 
 
-def plot_curve(metrics: list[dict[str, Any]], path: Path) -> None:
+def plot_curve(metrics: list[dict[str, Any]], path: Path | IO[bytes]) -> None:
     """Outer loss, and accuracy on held-out training data, against outer steps."""
     steps = [row["step"] for row in metrics]
     fig = Figure(figsize=(9, 3.2), layout="constrained")
@@ -110,6 +111,9 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path) -> None:
     left.plot(steps, [row["loss"] for row in metrics], label="training batches")
     left.plot(steps, [row["valid_loss"] for row in metrics], label="held-out")
     left.set(xlabel="outer step", ylabel="loss at the end of the inner loop", yscale="log")
+    low, high = left.get_ylim()
+    if high < 10 * low:  # within a decade a logarithmic axis has hardly a label, and they are powers of ten
+        left.set_yscale("linear")
     for key, label in (
         ("valid_accuracy", "iterate"),
         ("valid_accuracy_average", "average of iterates"),
@@ -127,10 +131,12 @@ def _finish(axis: Axes) -> None:
     axis.legend(fontsize=8)
 
 
-def plot_learning_rates(artifact: Artifact, path: Path) -> None:
-    """The learned learning rate of each inner step, epoch after epoch."""
+def plot_learning_rates(artifact: Artifact, path: Path | IO[bytes]) -> None:
+    """The learned learning rate of each inner step, epoch after epoch; of very many steps as a map of epochs and steps."""
     lrs = np.exp(artifact.distilled.log_lrs)
     epochs, steps = lrs.shape
+    if lrs.size > _MANY and epochs > 1:
+        return _plot_rates_as_map(lrs, path)
     fig = Figure(figsize=(max(4, 0.15 * lrs.size + 2), 3.2), layout="constrained")
     axis = fig.subplots()
     for epoch in range(epochs):
@@ -149,6 +155,19 @@ def plot_learning_rates(artifact: Artifact, path: Path) -> None:
     fig.savefig(path, dpi=_DPI)
 
 
+def _plot_rates_as_map(lrs: np.ndarray, path: Path | IO[bytes]) -> None:
+    fig = Figure(figsize=(9, min(2 + 0.25 * len(lrs), 9)), layout="constrained")
+    axis = fig.subplots()
+    epochs, steps = lrs.shape
+    extent = (0.5, steps + 0.5, epochs + 0.5, 0.5)
+    shown = axis.imshow(lrs, norm="log", aspect="auto", interpolation="nearest", cmap="viridis", extent=extent)
+    axis.set(xlabel="step", ylabel="epoch")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    fig.colorbar(shown, label="learning rate")
+    fig.savefig(path, dpi=_DPI)
+
+
 def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draws every picture there is something for into `folder` and returns their paths."""
     artifact.require(PLOT_NEEDS)
@@ -161,7 +180,42 @@ def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) ->
     return paths
 
 
-def plot_ablation(points: list[dict[str, Any]], path: Path) -> None:
+def plot_confusion(confusions: np.ndarray, names: list[str], path: Path | IO[bytes]) -> None:
+    """Which class is taken for which, before training and after it, in percent of each class.
+
+    confusions: int [nets, points, K, K], of which the first point is before training, the last after it.
+    """
+    shares = 100 * confusions / np.maximum(confusions.sum(axis=-1, keepdims=True), 1)
+    size = min(max(2.2, 0.32 * len(names)), 9)
+    fig = Figure(figsize=(2 * size + 1.4, size + 1), layout="constrained")
+    axes = fig.subplots(1, 2)
+    for axis, what, share in zip(axes, ("before", "after"), shares[:, [0, -1]].mean(axis=0), strict=True):
+        shown = axis.imshow(share, cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+        if len(names) <= 20:
+            axis.set_xticks(range(len(names)), names, fontsize=7, rotation=60, ha="right")
+            axis.set_yticks(range(len(names)), names, fontsize=7)
+        axis.set(title=f"{what} training", xlabel="taken for", ylabel="class")
+    fig.colorbar(shown, ax=axes, label="% of the class")
+    fig.savefig(path, dpi=_DPI)
+
+
+def plot_poisoning(poisoning: dict[str, Any], path: Path | IO[bytes]) -> None:
+    """What `poisoning_summary` says, as bars before and after, with deviations over networks."""
+    attack = f"{poisoning['from']} taken for {poisoning['to']}"
+    bars = {"overall": "true labels", "modified": "modified labels", "attacked": attack}
+    fig = Figure(figsize=(6, 2.8), layout="constrained")
+    axis = fig.subplots()
+    for i, when in enumerate(("before", "after")):
+        means, deviations = ([poisoning[when][f"{name}_{kind}"] for name in bars] for kind in ("mean", "std"))
+        axis.bar(np.arange(len(bars)) + 0.4 * i - 0.2, means, 0.38, yerr=deviations, capsize=3, label=when)
+    axis.set_xticks(range(len(bars)), list(bars.values()))
+    axis.set(ylabel="% of the test examples", ylim=(0, 122), yticks=range(0, 101, 20))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, ncols=2)
+    fig.savefig(path, dpi=_DPI)
+
+
+def plot_ablation(points: list[dict[str, Any]], path: Path | IO[bytes]) -> None:
     """Accuracy against what `row` counts ("S = 5"), one line a column, with the deviation over networks.
 
     points: rows of `paper.json` that are measured.

@@ -1,6 +1,7 @@
 """Tables for people."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,13 @@ def _poisoning_rows(poisoning: dict[str, Any]) -> list[tuple[str, str, str]]:
             figure = _percent(figures[f"{name}_mean"], figures[f"{name}_std"], count)
             rows.append((f"{what}, {point}", figure, _count(count, "network")))
     return rows
+
+
+def seeds_line(accuracies: Mapping[int, float]) -> str:
+    """Test accuracies in percent by seed, and their mean and sample deviation."""
+    figures = ", ".join(f"{accuracy:.2f}" for accuracy in accuracies.values())
+    mean, spread = statistics.mean(accuracies.values()), statistics.stdev(accuracies.values())
+    return f"seeds {', '.join(map(str, accuracies))}: {figures}; {mean:.2f} ± {spread:.2f} %"
 
 
 def pool_lines(metadata: dict[str, Any], path: str) -> str:

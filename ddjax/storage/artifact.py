@@ -57,12 +57,10 @@ def save_artifact(
     Args:
       path: file to write; one that exists is replaced.
       distilled: data whose `labels` are probabilities.
-      metadata: JSON-serialisable, and it may be empty. To evaluate the file takes `recipe`, `transform` and `model`, to plot
-        it `recipe`, `transform` and `class_names`:
-          recipe: `Recipe.to_json()`, which tells the data set among other things.
-          transform: `Transform.to_json()`, what is done to inputs before the network reads them.
-          model: {"input_shape": [...], "num_classes": K}.
-          class_names: K strings.
+      metadata: JSON-serialisable, and it may be empty. To evaluate the file takes `recipe` (`Recipe.to_json()`, which tells the
+        data set among other things), `transform` (`Transform.to_json()`, what is done to inputs before the network reads
+        them) and `model` ({"input_shape": [...], "num_classes": K}); to plot it `recipe`, `transform` and `class_names`, K
+        strings.
       params: initial weights, a nested dict of arrays, where they are fixed.
     """
     tensors = {

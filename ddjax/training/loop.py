@@ -48,6 +48,7 @@ def run(
     *,
     outer_steps: int,
     eval_every: int,
+    patience: int | None = None,
     progress: bool = True,
 ) -> RunState:
     """Distils for `outer_steps` steps and returns the final state with the best iterate; resumes what `folder` holds.
@@ -62,6 +63,7 @@ def run(
       validate: scores of a candidate on held-out training data.
       folder: receives `checkpoints/` and `metrics.jsonl`; must exist.
       outer_steps, eval_every: length, and steps between validations.
+      patience: validations without a better iterate after which the run is over; None: it goes its whole length.
       progress: whether to show a bar (or, where standard error is no terminal, a line a validation).
 
     Raises:
@@ -71,18 +73,20 @@ def run(
     step_fn = jax.jit(distiller.step, donate_argnums=1)
     start = distiller.init(distilled)
     going = _Run(start, distilled, step_fn.eval_shape(key, start, dataset)[1], validate, folder, eval_every)
-    if going.step < outer_steps:
+    if not going.over(outer_steps, patience):
         # Before the bar, whose clock would count it as a step's; and before signals wait for the end of a step.
         say("compiling the outer step", progress)
         step_fn.lower(key, going.current.state, dataset).compile()
     with signals.noted() as noted, Bar(going.step, outer_steps, "step", progress) as bar:
-        while going.step < outer_steps:
+        over = going.over(outer_steps, patience)
+        while not over:
             going.advance(*step_fn(key, going.current.state, dataset))
             bar.update()
             if going.step % eval_every == 0 or going.step == outer_steps:
                 _report(bar, going.validated(bar), outer_steps)
+            over = going.over(outer_steps, patience)
             stop = noted[:1]  # looked at once: a signal between two looks would be obeyed without having been saved for
-            if stop or going.step == outer_steps or time.monotonic() - going.saved_at > CHECKPOINT_SECONDS:
+            if stop or over or time.monotonic() - going.saved_at > CHECKPOINT_SECONDS:
                 going.save()
             if stop:
                 raise InterruptedRunError(stop[0], going.step)
@@ -115,6 +119,11 @@ class _Run:
         self._validate, self._has_validated = validate, False
         self.saved_at = time.monotonic()
         self._started = self.saved_at - self._log.seconds
+
+    def over(self, outer_steps: int, patience: int | None) -> bool:
+        """Whether all steps were taken, or as many validations as `patience` in a row were no better than one before."""
+        since = self.step // self._every * self._every - int(self.current.best_step)
+        return self.step >= outer_steps or (patience is not None and self.step > 0 and since >= patience * self._every)
 
     def advance(self, state: DistillState, info: Info) -> None:
         """One step was sent to the device."""

@@ -37,7 +37,7 @@ def _on_cpu() -> bool:
 class Conv(nn.Module):
     """Convolution with bias: `features` kernels of `size` x `size`, zero `padding` on each side.
 
-    By default the padding that keeps the sides, at stride 1 and for an odd size. In a module of one's own:
+    By default the padding that keeps the sides, at stride 1 and for an odd size. In a module of one's own::
 
         class Net(nn.Module):
             @nn.compact

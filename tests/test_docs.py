@@ -1,0 +1,130 @@
+"""README and docs/: the site builds, every command parses, every snippet of Python runs, figures are those of the results."""
+
+import inspect
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import pytest
+
+import ddjax
+from ddjax.cli.main import _parse
+from ddjax.evaluation import baselines
+from ddjax.evaluation.tuning import Tuning
+from ddjax.experiment import distill as distilling
+from ddjax.training import fit
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands():
+    """Every `ddjax ...` that stands in a line of its own, and what a shell joins to one by &&."""
+    for page in PAGES:
+        for line in re.findall(r"^    (\S.*)$", page.read_text(), re.M):
+            for command in re.split(r"&&", re.sub(r"\s+#.*", "", line)):
+                words = shlex.split(command)
+                if words and words[0] == "ddjax":
+                    yield pytest.param(words[1:], id=f"{page.stem}: {' '.join(words)}")
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_every_command_is_one(words):
+    _parse(words)
+
+
+def test_pages_have_commands_and_snippets():
+    assert len(list(commands())) > 20 and len(SNIPPETS) >= 4
+
+
+SNIPPETS = {page.name: found for page in PAGES if (found := re.findall(r"```python\n(.*?)```", page.read_text(), re.S))}
+
+
+@pytest.mark.parametrize("page", SNIPPETS)
+def test_every_snippet_runs(page, tmp_path, monkeypatch):
+    """Those of a page one after the other, with two outer steps where they ask for more, and the artefact of README."""
+    run = distilling.run
+    monkeypatch.setattr(distilling, "run", lambda *a, outer_steps, **o: run(*a, outer_steps=min(2, outer_steps), **o))
+    monkeypatch.setattr(fit, "full_data", partial(fit.full_data, steps=2))
+    few = Tuning(rounds=0, nets=2, random_sets=2)
+    monkeypatch.setattr(baselines, "random_real", partial(baselines.random_real, tuning=few))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shutil.copytree(ROOT / "results" / "digits", "runs/digits")
+    names = {"__name__": "snippet"}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for snippet in SNIPPETS[page]:
+            exec(compile(snippet, page, "exec"), names)
+    assert len(list(Path("runs").glob("*/distilled.safetensors"))) > 1 or page == "using.md"
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(ROOT / "docs"), str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in ROOT.glob("docs/*.md"):
+        assert (tmp_path / "site" / f"{page.stem}.html").is_file()
+    assert "meta-gradient" in (tmp_path / "site" / "api.html").read_text()
+    recipes = (tmp_path / "site" / "recipes.html").read_text()
+    assert all(name in recipes for name in ddjax.RECIPES)
+
+
+def test_the_api_lists_every_public_name_once():
+    listed = re.findall(r"(?:ddjax\.|^`)(\w+)", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert sorted(set(listed) - {"NAME"}) == ddjax.__all__
+
+
+def test_every_ask_of_the_field_is_answered_somewhere():
+    rows = (ROOT / "docs" / "asks.md").read_text().split("|---|---|\n")[1].strip().splitlines()
+    assert len(rows) == 15 and all(len(row.split("|")) == 4 and row.split("|")[2].strip() for row in rows)
+
+
+def test_links_of_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), (page.name, target)
+
+
+FILED = {
+    "MNIST, one fixed network | 10 ": "mnist-fixed-1step",
+    "MNIST, one fixed network | 100": "mnist-fixed",
+    "MNIST, 200 fresh networks": "mnist-random",
+    "trained on MNIST → USPS, 20 networks": "mnist-usps-random",
+    "trained on USPS → MNIST, 20 networks": "usps-mnist-random",
+}
+
+
+@pytest.mark.parametrize("row", FILED)
+def test_the_table_of_the_readme_has_the_figures_of_the_results(row):
+    (line,) = re.findall(rf"^\| {re.escape(row)}.*$", (ROOT / "README.md").read_text(), re.M)
+    name = FILED[row]
+    found = json.loads((ROOT / "results" / name / "summary.json").read_text())["distilled"]
+    several = f" ± {found['accuracy_std']:.1f}" if found["num_nets"] > 1 else ""
+    assert line.endswith(f"| **{found['accuracy_mean']:.1f}{several}** |")
+    inner = ddjax.get_recipe(name).inner
+    steps = f"{inner.steps} x {inner.epochs}" if inner.steps * inner.epochs > 1 else "1"
+    assert f"| {inner.steps * inner.per_class * 10} | {steps} |" in line
+    if found["num_nets"] > 1:
+        assert f"{found['num_nets']} " in row
+
+
+def test_figures_of_the_digits_are_those_that_are_filed():
+    filed = {name: json.loads((ROOT / "results" / name / "summary.json").read_text()) for name in SEEDS}
+    figure = {name: f"{summary['distilled']['accuracy_mean']:.2f}" for name, summary in filed.items()}
+    first = figure["digits"]
+    for page in ("README.md", "docs/start.md", "docs/using.md", "docs/method.md"):
+        assert first in (ROOT / page).read_text(), page
+    assert f"{', '.join(figure[name] for name in SEEDS)};" in (ROOT / "docs" / "running.md").read_text()
+    exact = json.loads((ROOT / "results" / "digits-exact" / "summary.json").read_text())["distilled"]["accuracy_mean"]
+    assert f"{exact:.2f} %" in (ROOT / "README.md").read_text() + inspect.cleandoc(
+        (ROOT / "docs/method.md").read_text()
+    )
+
+
+SEEDS = ("digits", "digits-seed1", "digits-seed2")
