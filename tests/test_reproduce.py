@@ -17,6 +17,7 @@ from helpers import compiled_once
 from ddjax import evaluate_artifact, make_dataset
 from ddjax.cli.distill import Distill
 from ddjax.cli.main import main
+from ddjax.data.catalogue import source_of
 from ddjax.errors import InputError
 from ddjax.experiment.outcome import comparison
 from ddjax.experiment.setup import set_up
@@ -321,6 +322,24 @@ def test_a_pool_is_announced_before_it_is_trained(tmp_path, monkeypatch, capsys)
         "usps-mnist-random: distilling\n"
         f"usps-mnist-random: starts from 140 networks trained on usps; those that {pool} lacks are trained now\n"
     )
+
+
+def test_every_filed_set_has_its_card(committed):
+    """What it is made of and on what terms, its normalisation, what it reaches, and what it is not good for."""
+    root, _ = committed
+    folders = [path.parent for path in (root / "results").glob("*/distilled.safetensors")]
+    assert len(folders) > 20
+    for folder in folders:
+        words = (folder / "README.md").read_text()
+        held, summary = artifact.load_artifact(folder), read(folder / "summary.json")
+        homepage, terms = source_of(held.metadata["data"])
+        assert (
+            words.startswith(f"# {folder.name}\n") and homepage in words and f"| terms of the data | {terms} |" in words
+        )
+        assert f"**{summary['distilled']['accuracy_mean']:.2f}**" in words
+        assert f"mean {held.metadata['transform']['mean'][0]:.4g}, std" in words
+        assert ("the weights in the file, and no others" in words) == (held.params is not None)
+        assert ("**It is an attack**" in words) == bool(held.metadata["recipe"]["data"]["poison"])
 
 
 @pytest.mark.parametrize(("name", "given"), [("cifar10-poison", True), ("usps-mnist-random", False)])

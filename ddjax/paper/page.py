@@ -22,9 +22,11 @@ from ddjax.paper.filing import (
 )
 from ddjax.paper.rows import BASELINES as BASELINE_PARTS, OVER_SEEDS, RUNS
 from ddjax.show import plots
+from ddjax.show.card import card
 from ddjax.storage.artifact import load_artifact
 from ddjax.storage.files import read_json, write_whole
 
+CARD = "README.md"
 _TITLE, _QUICK_TITLE = "# Results\n", "# Results of the quick budget, all of them on scikit-learn's digits\n"
 _HEAD = """Built by `ddjax reproduce paper` from the files under `results/`; nothing here is typed by hand.
 
@@ -94,6 +96,7 @@ def write_results(root: Path, rows: list[dict[str, Any]], *, quick: bool = False
     lines += _open(rows) + _runs(root)
     for name in RUNS:
         lines += _section(root, name, [row for row in rows if row["run"] == name])
+        _write_card(root / "results" / name, RUNS[name].recipe)
     write_whole(root / "RESULTS.md", "\n".join(lines))
 
 
@@ -185,6 +188,14 @@ def _section(root: Path, name: str, rows: list[dict[str, Any]]) -> list[str]:
         *_baselines(read_json(folder / BASELINES), rows),
         *(f"![{name}: {picture}](results/{name}/{picture}.png)\n" for picture in ("images", "learning_rates", "curve")),
     ]
+
+
+def _write_card(folder: Path, base: str) -> None:
+    recipe = filed_recipe(folder)
+    if recipe is not None:
+        commit = in_turn(origins(folder), "commit")
+        held = load_artifact(folder)
+        write_whole(folder / CARD, card(folder.name, held, read_json(folder / SUMMARY), command(recipe, base), commit))
 
 
 def _place(made: dict[str, Any]) -> str:

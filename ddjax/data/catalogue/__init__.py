@@ -21,3 +21,16 @@ CATALOGUE: dict[str, Entry] = {
     "voc2007": VOC2007,
     "cub200": CUB200,
 }
+
+# What is built in is scikit-learn's copy.
+_DIGITS = (
+    "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+    "CC BY 4.0 (UCI Machine Learning Repository)",
+)
+
+
+def source_of(name: str) -> tuple[str, str] | None:
+    """Where a named data set is from, and on what terms it may be used; None of a data set of one's own."""
+    if name == "digits":
+        return _DIGITS
+    return (CATALOGUE[name].homepage, CATALOGUE[name].terms) if name in CATALOGUE else None

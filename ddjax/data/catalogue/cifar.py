@@ -26,6 +26,7 @@ CIFAR10 = Entry(
     version="3.0.2",
     description="CIFAR-10: 60000 32x32 colour images in 10 classes, 6000 a class.",
     homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+    terms="no licence is stated; its page asks to cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
     files={
         "archive": RawFile(
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",

@@ -80,6 +80,7 @@ CUB200 = Entry(
     version="0.2.0",
     description="Caltech-UCSD Birds 200 (2011): 11788 photographs of 200 species, with boxes and masks.",
     homepage="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    terms="for non-commercial research and education; the photographs are their photographers'",
     files={
         "archive": RawFile(
             "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",

@@ -44,6 +44,7 @@ class Entry:
 
     folder: where tensorflow-datasets puts it, e.g. "mnist", or "voc/2007" for a configuration of a set.
     transform: by the constants that the literature uses; None means fitted to the training set.
+    terms: on what terms the data may be used, in words, as far as their makers say.
     border: see `Dataset`.
     crop: (height, width) that pictures of many sizes are brought to unless told otherwise; None: all have one size.
     """
@@ -52,6 +53,7 @@ class Entry:
     version: str
     description: str
     homepage: str
+    terms: str
     files: Mapping[str, RawFile]
     stored: Stored
     transform: Transform | None = None

@@ -42,6 +42,7 @@ MNIST = Entry(
     version="3.0.1",
     description="The MNIST database of handwritten digits.",
     homepage="http://yann.lecun.com/exdb/mnist/",
+    terms="copyright Y. LeCun and C. Cortes; CC BY-SA 3.0, as others have it",
     files=_files(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
@@ -58,6 +59,7 @@ FASHION_MNIST = Entry(
     version="3.0.1",
     description="Fashion-MNIST: 28x28 grey pictures of Zalando's articles in 10 classes.",
     homepage="https://github.com/zalandoresearch/fashion-mnist",
+    terms="MIT",
     files=_files(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         (26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),

@@ -23,6 +23,7 @@ SVHN_CROPPED = Entry(
     version="3.1.0",
     description="Street View House Numbers, cropped to 32x32 (without the 531131 extra examples).",
     homepage="http://ufldl.stanford.edu/housenumbers/",
+    terms="for non-commercial use only",
     files={
         "train": RawFile(
             "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",

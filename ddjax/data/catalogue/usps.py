@@ -23,6 +23,7 @@ USPS = Entry(
     version="1.0.0",
     description="USPS handwritten digits, 16x16 grey (7291 train, 2007 test).",
     homepage="https://hastie.su.domains/ElemStatLearn/data.html",
+    terms="no licence is stated",
     files={
         "train": RawFile("https://hastie.su.domains/ElemStatLearn/datasets/zip.train.gz"),
         "test": RawFile("https://hastie.su.domains/ElemStatLearn/datasets/zip.test.gz"),

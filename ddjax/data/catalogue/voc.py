@@ -100,6 +100,7 @@ VOC2007 = Entry(
     version="5.0.0",
     description="PASCAL VOC 2007: photographs with the boxes of their objects in 20 classes.",
     homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2007/",
+    terms="photographs of Flickr, under its terms of use",
     files={
         "trainval": RawFile(
             _MIRROR + "VOCtrainval_06-Nov-2007.tar",
