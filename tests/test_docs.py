@@ -94,6 +94,7 @@ def test_links_of_pages_lead_somewhere():
 FILED = {
     "MNIST, one fixed network | 10 ": "mnist-fixed-1step",
     "MNIST, one fixed network | 100": "mnist-fixed",
+    "CIFAR-10, one fixed network": "cifar10-fixed",
     "MNIST, 200 fresh networks": "mnist-random",
     "trained on MNIST → USPS, 20 networks": "mnist-usps-random",
     "trained on USPS → MNIST, 20 networks": "usps-mnist-random",
