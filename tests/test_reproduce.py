@@ -205,7 +205,7 @@ def test_each_kept_run_is_whole(whole):
     for name, run in RUNS.items():
         folder = root / "results" / name
         files = {*reproduce.KEPT, "provenance.json", *(["baselines.json"] if run.baselines else [])}
-        assert files <= {path.name for path in folder.iterdir()} <= files | {"baselines.json"}
+        assert files <= {path.name for path in folder.iterdir()} <= files | {"baselines.json", "README.md"}
         assert set(run.baselines) <= set(read(folder / "baselines.json") if run.baselines else {})
         recipe = artifact.load_artifact(folder).metadata["recipe"]
         assert filed_recipe(folder) == portable(QUICK.shrink(run.settings))
@@ -337,7 +337,8 @@ def test_every_filed_set_has_its_card(committed):
             words.startswith(f"# {folder.name}\n") and homepage in words and f"| terms of the data | {terms} |" in words
         )
         assert f"**{summary['distilled']['accuracy_mean']:.2f}**" in words
-        assert f"mean {held.metadata['transform']['mean'][0]:.4g}, std" in words
+        means = ", ".join(f"{mean:.4g}" for mean in held.metadata["transform"]["mean"])
+        assert f"mean {means}, std" in words
         assert ("the weights in the file, and no others" in words) == (held.params is not None)
         assert ("**It is an attack**" in words) == bool(held.metadata["recipe"]["data"]["poison"])
 
