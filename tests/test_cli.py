@@ -764,7 +764,7 @@ WRONG_WORDS = {
     "command": (("distil", "digits"), "there is no 'distil' here: did you mean distill? (see `ddjax --help`)"),
     "far command": (
         ("zzz",),
-        "there is no 'zzz' here: choose one of recipes, distill, pretrain, evaluate, train, export, plot, runs",
+        "there is no 'zzz' here: choose one of recipes, distill, pretrain, evaluate, train, export, plot, report, runs",
     ),
     "no recipe": (("distill",), "Expected one of {digits, digits-random, mnist-fixed-1step, "),
     "no recipe but options": (("distill", "--out", "x"), "cifar10-poison} (see `ddjax distill --help`)"),
