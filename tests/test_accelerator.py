@@ -6,16 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accelerator
 import numpy as np
 import pytest
 
 from ddjax.data.catalogue import CATALOGUE
-from ddjax.paper.rows import RUNS
+from ddjax.paper.runs import RUNS
 from ddjax.storage import provenance
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import accelerator  # noqa: E402
 
 # What a machine with JAX and a checkout may lack; PyTorch, as CI does.
 LACKED = ("torch", "tyro", "tensorflow_datasets", "array_record")

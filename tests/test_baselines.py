@@ -34,7 +34,7 @@ from ddjax.experiment.outer import first_iterate
 from ddjax.experiment.setup import set_up
 from ddjax.paper import budgets
 from ddjax.paper.budgets import Budget
-from ddjax.paper.rows import BASELINES, RUNS
+from ddjax.paper.runs import BASELINES, RUNS
 from ddjax.recipes import Inner, Network, Recipe
 from ddjax.training.fit import fit, full_data
 

@@ -1,15 +1,12 @@
 """Every notebook runs from top to bottom in a fresh kernel, and is committed with the outputs of the code that it has."""
 
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import run
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-sys.path.insert(0, str(FOLDER))
-import run  # noqa: E402
-
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # What does a few seconds' work where a cell has no smaller settings.
 PRINTED = {

@@ -24,7 +24,8 @@ from ddjax.experiment.setup import set_up
 from ddjax.paper import page as results, reproduce, rows as paper
 from ddjax.paper.budgets import BUDGETS, Budget
 from ddjax.paper.filing import command, departures, filed_recipe, portable
-from ddjax.paper.rows import BASELINES, ROWS, RUNS, Run
+from ddjax.paper.rows import ROWS
+from ddjax.paper.runs import BASELINES, EPOCHS, RUNS, STEPS, Run
 from ddjax.recipes import RECIPES, Recipe, get_recipe
 from ddjax.show import plots
 from ddjax.storage import artifact, provenance
@@ -775,7 +776,7 @@ def test_ablations_differ_in_one_thing_and_share_a_point():
     """S with three epochs, E with ten steps, all at one outer budget; the shared point is one run."""
     for base in ("mnist-fixed", "mnist-random"):
         runs = {name: run.settings for name, run in RUNS.items() if re.fullmatch(rf"{base}-s\d+-e\d+", name)}
-        assert len(runs) == len(paper.STEPS) + len(paper.EPOCHS) - 1
+        assert len(runs) == len(STEPS) + len(EPOCHS) - 1
         for name, recipe in runs.items():
             assert name == f"{base}-s{recipe.inner.steps}-e{recipe.inner.epochs}"
             assert recipe.inner.steps == 10 or recipe.inner.epochs == 3

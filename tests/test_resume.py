@@ -473,10 +473,11 @@ def test_the_life_of_a_run(ddjax, monkeypatch, stop_at, tmp_path):
 
 def test_a_run_that_ended_early_is_finished(ddjax, tmp_path):
     argv = arguments(40, 4, "--out", "out", "--no-compare", "--patience", "2", "--lr", "1e-9", "--lr-log-lrs", "1e-9")
-    status, _, errors = ddjax(*argv)
+    status, printed, errors = ddjax(*argv)
     assert (status, errors) == (0, "")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["outer_steps"], summary["best_step"]) == (12, 4)
+    assert "ended at step 12 of 40: nothing was better than step 4 (--patience)\n" in printed
     status, again, errors = ddjax(*argv, "--resume")
     assert (status, errors) == (0, "") and "step" not in again.split("drawing pictures")[0]
     more = [word for word in argv if word not in ("--patience", "2")]

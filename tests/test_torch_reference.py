@@ -1,7 +1,6 @@
 """The race in benchmarks/throughput.py is fair: PyTorch's side computes the same meta-gradient as ours, in float64."""
 
-import sys
-from pathlib import Path
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,7 @@ from ddjax.core.meta import Layout, Problem, meta_gradient
 from ddjax.models import build_model
 
 torch = pytest.importorskip("torch", reason="PyTorch comes with the extra `bench`")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import torch_reference  # noqa: E402
+torch_reference = import_module("torch_reference")
 
 pytestmark = pytest.mark.usefixtures("x64")
 

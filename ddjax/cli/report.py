@@ -52,6 +52,7 @@ class Report:
             runs = [(_told(folder), os.path.relpath(folder / "report.html", out.parent)) for folder in found]
             for folder, (told, _) in zip(found, runs, strict=True):
                 write_whole(folder / "report.html", report.page(told))
+                print(folder / "report.html")
             text = report.gallery(runs, home.resolve().name)
         else:
             told = _told(self.path)
@@ -64,7 +65,9 @@ class Report:
 
         devices.use_all_cores()
         from ddjax.experiment.replay import confusion_of_artifact
+        from ddjax.training.progress import say
 
+        say("training networks again, to see which class of the test data they take for which (--no-test leaves it out)")
         options: dict[str, Any] = {
             "num_nets": self.num_nets,
             "model": self.model,

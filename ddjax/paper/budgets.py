@@ -12,7 +12,7 @@ from ddjax.evaluation.real_sets import kmeans_sets, random_sets
 from ddjax.evaluation.tuning import TUNING, Tuning
 from ddjax.experiment.setup import Experiment
 from ddjax.paper.filing import Wanted, portable
-from ddjax.paper.rows import Run
+from ddjax.paper.runs import Run
 from ddjax.recipes import Recipe
 from ddjax.training.fit import full_data
 from ddjax.training.pretrain import Training
@@ -67,7 +67,7 @@ class Budget:
         return Wanted(portable(recipe), pool, settings)
 
     def measure(self, part: str, experiment: Experiment, like: DistilledData) -> dict[str, Any]:
-        """The summary of one of `paper.rows.BASELINES`, in as many steps as the distilled data `like` take."""
+        """The summary of one of `paper.runs.BASELINES`, in as many steps as the distilled data `like` take."""
         key, tuning, starts = experiment.stream("baseline"), self.tuning, experiment.starts
         problem = experiment.problem._replace(targets=fixed_labels)
         train, valid, test = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)

@@ -20,7 +20,8 @@ from ddjax.paper.filing import (
     origins,
     since,
 )
-from ddjax.paper.rows import BASELINES as BASELINE_PARTS, OVER_SEEDS, RUNS
+from ddjax.paper.rows import OVER_SEEDS
+from ddjax.paper.runs import BASELINES as BASELINE_PARTS, RUNS
 from ddjax.show import plots
 from ddjax.show.card import card
 from ddjax.storage.artifact import load_artifact

@@ -36,7 +36,8 @@ from ddjax.paper.filing import (
     to_measure,
 )
 from ddjax.paper.page import write_results
-from ddjax.paper.rows import ROWS, RUNS, Run
+from ddjax.paper.rows import ROWS
+from ddjax.paper.runs import RUNS, Run
 from ddjax.recipes import Recipe
 from ddjax.show import plots
 from ddjax.storage import artifact, provenance
@@ -65,7 +66,7 @@ def reproduce(
 
     Args:
       root: folder of everything; what it holds already is kept, and runs with the same settings are not repeated.
-      only: names of `paper.rows.RUNS`; all but those for accelerators, where there is none, if none is given.
+      only: names of `paper.runs.RUNS`; all but those for accelerators, where there is none, if none is given.
       again: make the runs that `only` names anew, or go on with those that are half done; what is filed of them goes when
         there is something to file instead.
       accept_changes: go on with what is half done though code, versions or inputs have changed: see `distill`.

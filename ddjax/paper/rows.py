@@ -1,48 +1,14 @@
-"""The experiments of Dataset Distillation (arXiv 1811.10959): every row of its tables, and the runs that fill them.
+"""The rows of the tables of Dataset Distillation (arXiv 1811.10959).
 
-A run is a recipe with changes; a row is one figure of the paper and where in which run ours is found. Figures marked † were
-recalled rather than read in the paper. Nothing here imports jax.
+A row is one figure of the paper and where in which run ours is found. Figures marked † were recalled rather than read in the
+paper. Nothing here imports jax.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from ddjax.recipes import Recipe, get_recipe
+from ddjax.paper.runs import BASELINES, EPOCHS, HEADLINES, SEEDS, STEPS
 
-BASELINES = (
-    "random real",
-    "optimised real",
-    "k-means",
-    "class average",
-    "K-NN on random real",
-    "K-NN on k-means",
-    "full data",
-)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One distillation, and the baselines measured beside it.
-
-    Attributes:
-      recipe: name of the recipe; changes: fields that differ from it.
-      baselines: which of `BASELINES` are measured with its budget.
-      accelerator: whether it is left out on a CPU unless asked for by name, since it would take more than a day there.
-      cost: about what it takes, in words, of a run that is not measured yet.
-      paper_examples: real examples that the authors' outer loop saw (epochs x training examples); 0 where it is not known.
-    """
-
-    recipe: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    baselines: tuple[str, ...] = ()
-    accelerator: bool = False
-    cost: str = ""
-    paper_examples: int = 0
-
-    @property
-    def settings(self) -> Recipe:
-        return get_recipe(self.recipe).replace(**self.changes)
+OVER_SEEDS = "Several seeds"
 
 
 @dataclass(frozen=True)
@@ -62,64 +28,6 @@ class Row:
     paper: str
     run: str
     part: str
-
-
-OVER_SEEDS = "Several seeds"
-_FEW = ("random real", "optimised real", "full data")
-_MNIST, _CIFAR, _USPS = 400 * 60_000, 400 * 50_000, 400 * 7_438
-STEPS, EPOCHS = (1, 2, 5, 10, 20), (1, 2, 3, 5)
-
-RUNS: dict[str, Run] = {
-    "digits": Run("digits"),
-    "digits-exact": Run("digits", {"gate_width": 0.0}),
-    "mnist-fixed-1step": Run("mnist-fixed-1step", paper_examples=_MNIST),
-    "mnist-fixed-1step-exact": Run("mnist-fixed-1step", {"gate_width": 0.0}, paper_examples=_MNIST),
-    "mnist-fixed": Run("mnist-fixed", baselines=BASELINES, paper_examples=_MNIST),
-    "mnist-random": Run("mnist-random", baselines=BASELINES, paper_examples=_MNIST),
-    "mnist-random-10x10": Run("mnist-random", {"epochs": 10}, cost="1 hour", paper_examples=_MNIST),
-    "cifar10-fixed": Run("cifar10-fixed", baselines=BASELINES, cost="3 hours", paper_examples=_CIFAR),
-    "cifar10-random": Run("cifar10-random", baselines=BASELINES, cost="4 hours", paper_examples=_CIFAR),
-    "mnist-usps-fixed": Run("mnist-usps-fixed", paper_examples=_USPS),
-    "mnist-usps-random": Run("mnist-usps-random", baselines=BASELINES, paper_examples=_USPS),
-    "usps-mnist-fixed": Run("usps-mnist-fixed", paper_examples=_MNIST),
-    "usps-mnist-random": Run("usps-mnist-random", baselines=BASELINES, paper_examples=_MNIST),
-    "svhn-mnist-fixed": Run("svhn-mnist-fixed", cost="1 hour, and 1.5 GB to download", paper_examples=_MNIST),
-    "svhn-mnist-random": Run(
-        "svhn-mnist-random", baselines=BASELINES, cost="1 hour, and the same download", paper_examples=_MNIST
-    ),
-    "digits-mnist-random": Run("digits-mnist-random"),
-    "mnist-digits-random": Run("mnist-digits-random"),
-    "voc2007": Run("voc2007", baselines=_FEW, accelerator=True, cost="1 day, and 2.9 GB to download"),
-    "cub200": Run("cub200", baselines=_FEW, accelerator=True, cost="3 days, and 1.1 GB to download"),
-    "mnist-poison": Run("mnist-poison", paper_examples=_MNIST),
-    "cifar10-poison": Run(
-        "cifar10-poison", cost="26 hours, nearly all of them for 120 networks to start from", paper_examples=_CIFAR
-    ),
-}
-# The two ablation figures: one outer budget for all points of a line.
-_ABLATION: dict[str, dict[str, Any]] = {
-    "mnist-fixed": {"outer_steps": 1000},
-    "mnist-random": {"outer_steps": 400, "num_nets": 4, "valid_nets": 16, "test_nets": 50},
-}
-for _base, _budget in _ABLATION.items():
-    for _steps, _epochs in sorted({*((s, 3) for s in STEPS), *((10, e) for e in EPOCHS)}):
-        _changes = {"steps": _steps, "epochs": _epochs, **_budget}
-        RUNS[f"{_base}-s{_steps}-e{_epochs}"] = Run(_base, _changes)
-
-# One seed is luck: the rows that are looked at first, each from several.
-HEADLINES = {
-    "MNIST fixed, 10 images, one step": ("mnist-fixed-1step", "93.8"),
-    "MNIST fixed": ("mnist-fixed", "96.6†"),
-    "CIFAR-10 fixed": ("cifar10-fixed", "54.0"),
-    "digits fixed, 10 images, one step": ("digits", ""),
-}
-SEEDS = (1, 2)  # besides 0, which is every recipe's own
-_SEED_COST = {"cifar10-fixed": "100 minutes", "mnist-fixed": "10 minutes"}
-for _base, _ in HEADLINES.values():
-    for _seed in SEEDS:
-        RUNS[f"{_base}-seed{_seed}"] = Run(
-            _base, {"seed": _seed}, cost=_SEED_COST.get(_base, "5 minutes"), paper_examples=RUNS[_base].paper_examples
-        )
 
 
 def _table_1() -> list[Row]:

@@ -6,54 +6,12 @@ A setting has one name everywhere: as a field, as a flag of the command line, in
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import NoneType
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
 from ddjax.errors import InputError
-
-
-class Range(NamedTuple):
-    """Which numbers make sense, and what to say of others."""
-
-    holds: Callable[[float], bool]
-    wanted: str
-
-
-_ABOVE_ZERO = Range(lambda x: 0 < x < math.inf, "a finite number above zero")
-_NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "a finite number, zero or above")
-_DECAY = Range(lambda x: 0 <= x < 1, "a number in [0, 1)")
-_SEED = Range(lambda x: 0 <= x < 2**32, "an integer from 0 to 4294967295")
-
-
-class Part:
-    """A part of a recipe. Numbers are finite and above zero where `RANGES` does not say otherwise."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {}
-
-    def validate(self) -> None:
-        """Raises InputError naming the first field whose value makes no sense."""
-        hints = get_type_hints(type(self))
-        for entry in dataclasses.fields(self):  # type: ignore[arg-type]  # every part is a dataclass
-            flag = "--" + entry.name.replace("_", "-")
-            _check(flag, getattr(self, entry.name), hints[entry.name], self.RANGES.get(entry.name, _ABOVE_ZERO))
-
-
-def _check(flag: str, value: Any, hint: Any, within: Range) -> None:
-    options = [] if get_origin(hint) is Literal else get_args(hint)
-    if value is None and NoneType in options:
-        return
-    kind = next((option for option in options if option is not NoneType), hint)
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise InputError(f"{flag} is {value!r}: choose one of {', '.join(get_args(kind))}")
-    elif type(value) is not kind and not (kind is float and type(value) is int):
-        raise InputError(f"{flag} is {value!r}: give a value of type {kind.__name__}")
-    elif kind in (int, float) and not within.holds(value):
-        raise InputError(f"{flag} is {value}: give {within.wanted}")
-    elif value == "":
-        raise InputError(f"{flag} is empty: leave it out, or give a value")
+from ddjax.recipes.part import DECAY, NOT_NEGATIVE, SEED, Part, Range
 
 
 @dataclass(frozen=True)
@@ -112,7 +70,7 @@ class Network(Part):
     """Safetensors file of trained networks to start from (`ddjax pretrain` writes it); None: untrained ones."""
     checkpoint: str | None = None
     """ImageNet weights of torchvision's AlexNet (.pth or .safetensors) to start from, for the model alexnet."""
-    RANGES: ClassVar[Mapping[str, Range]] = {"gate_width": _NOT_NEGATIVE}
+    RANGES: ClassVar[Mapping[str, Range]] = {"gate_width": NOT_NEGATIVE}
 
     def validate(self) -> None:
         super().validate()
@@ -170,7 +128,7 @@ class Outer(Part):
     """Decay of the moving average of the iterates, a candidate beside the iterate itself whenever the best is chosen."""
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
     """What the factors of matrix products are rounded to in the outer step; weights, sums and all else stay float32."""
-    RANGES: ClassVar[Mapping[str, Range]] = {"ema": _DECAY, "b1": _DECAY, "b2": _DECAY}
+    RANGES: ClassVar[Mapping[str, Range]] = {"ema": DECAY, "b1": DECAY, "b2": DECAY}
 
 
 @dataclass(frozen=True)
@@ -198,7 +156,7 @@ class Recipe(Part):
     report: Report = field(default_factory=Report)
     seed: int = 0
     """Seed of everything that is drawn."""
-    RANGES: ClassVar[Mapping[str, Range]] = {"seed": _SEED}
+    RANGES: ClassVar[Mapping[str, Range]] = {"seed": SEED}
 
     def validate(self) -> None:
         """Raises InputError naming the first setting whose value makes no sense."""

@@ -90,6 +90,9 @@ def run(
                 going.save()
             if stop:
                 raise InterruptedRunError(stop[0], going.step)
+    if going.step < outer_steps:
+        best = int(going.current.best_step)
+        say(f"ended at step {going.step} of {outer_steps}: nothing was better than step {best} (--patience)", progress)
     return going.current
 
 
