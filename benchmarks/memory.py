@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int, float]
     """The rows, the bytes of the weights, and how many times that a step starts from."""
     import jax
 
-    from ddjax.core.inner import mixed_mode, reverse_over_reverse
+    from ddjax.core.rules import mixed_mode, reverse_over_reverse
 
     rules = {
         "reverse_over_reverse": (reverse_over_reverse, False),

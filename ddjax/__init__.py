@@ -14,13 +14,9 @@ if TYPE_CHECKING:
         learned_labels as learned_labels,
     )
     from ddjax.core.inits import fixed_init as fixed_init, pool_init as pool_init
-    from ddjax.core.inner import (
-        mixed_mode as mixed_mode,
-        reverse_over_reverse as reverse_over_reverse,
-        trajectory as trajectory,
-        unroll as unroll,
-    )
+    from ddjax.core.inner import trajectory as trajectory, unroll as unroll
     from ddjax.core.losses import half_squared_error as half_squared_error, soft_cross_entropy as soft_cross_entropy
+    from ddjax.core.matching import cosine_distance as cosine_distance
     from ddjax.core.meta import (
         Layout as Layout,
         Problem as Problem,
@@ -33,6 +29,7 @@ if TYPE_CHECKING:
         Info as Info,
         make_distiller as make_distiller,
     )
+    from ddjax.core.rules import mixed_mode as mixed_mode, reverse_over_reverse as reverse_over_reverse
     from ddjax.data import (
         DATASETS as DATASETS,
         Dataset as Dataset,
@@ -100,10 +97,12 @@ if TYPE_CHECKING:
 _PUBLIC = """
     core.distilled: DistilledData fixed_labels init_distilled learned_labels
     core.inits: fixed_init pool_init
-    core.inner: mixed_mode reverse_over_reverse trajectory unroll
+    core.inner: trajectory unroll
     core.losses: half_squared_error soft_cross_entropy
+    core.matching: cosine_distance
     core.meta: Layout Problem meta_gradient meta_loss
     core.outer: DistillState Distiller Info make_distiller
+    core.rules: mixed_mode reverse_over_reverse
     data: DATASETS Dataset MissingDataError Split Standardise hold_out load_dataset make_dataset make_draw_batch prepare
     errors: InputError InterruptedRunError NonFiniteError
     evaluation.measure: Evaluation evaluate

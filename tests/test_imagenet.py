@@ -10,7 +10,8 @@ import safetensors.numpy
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData
-from ddjax.core.inner import mixed_mode, reverse_over_reverse, unroll
+from ddjax.core.inner import unroll
+from ddjax.core.rules import mixed_mode, reverse_over_reverse
 from ddjax.errors import InputError
 from ddjax.models import build_model, imagenet, load_imagenet_alexnet
 

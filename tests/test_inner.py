@@ -16,8 +16,9 @@ from jax.flatten_util import ravel_pytree
 
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
-from ddjax.core.inner import Weights, inner_update, mixed_mode, reverse_over_reverse, trajectory, unroll
+from ddjax.core.inner import trajectory, unroll
 from ddjax.core.order import Data, Example
+from ddjax.core.rules import Weights, inner_update, mixed_mode, reverse_over_reverse
 from ddjax.errors import InputError
 from ddjax.experiment.setup import DIRECTIONS as RECIPE_DIRECTIONS
 from ddjax.models import MLP, WEIGHT_INITS, LeNet, from_linen

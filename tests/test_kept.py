@@ -9,9 +9,10 @@ from helpers import assert_same_derivatives, random_arrays
 from jax.sharding import Mesh, PartitionSpec
 
 from ddjax.core.distilled import DistilledData
-from ddjax.core.inner import mixed_mode, reverse_over_reverse, unroll
+from ddjax.core.inner import unroll
 from ddjax.core.kept import Steps, kept
 from ddjax.core.losses import of_network
+from ddjax.core.rules import mixed_mode, reverse_over_reverse
 from ddjax.models import build_model
 
 

@@ -284,14 +284,15 @@ jax.config.update("jax_disable_most_optimizations", True)
 from functools import partial
 import numpy as np
 from jax.sharding import Mesh
-from ddjax.core import inner
+from ddjax.core import rules
+from ddjax.core.matching import cosine_distance
 from ddjax.core.meta import Layout, meta_gradient, replicated
 from ddjax.training.devices import make_mesh
 import test_outer as t
 
 leaves = jax.tree.leaves(jax.eval_shape(t.init, jax.random.key(0)))
-inner._LARGE = max(leaf.size for leaf in leaves)  # so that one goes alone and others together
-assert min(leaf.size for leaf in leaves) < inner._LARGE
+rules._LARGE = max(leaf.size for leaf in leaves)  # so that one goes alone and others together
+assert min(leaf.size for leaf in leaves) < rules._LARGE
 
 report = {"choices": {}, "results": {}}
 for case in json.loads(sys.argv[1]):
@@ -341,6 +342,10 @@ mapped = jax.tree.map(lambda x: x.mean(axis=0), jax.pmap(of_one)(params_N))
 on_mesh = jax.jit(partial(meta_gradient, problem, layout=Layout(meshed(4, 8))))(params_N, distilled, batch)
 flat = lambda tree: np.hstack([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).tolist()
 report["pmap"], report["mesh"] = flat(mapped), flat(on_mesh)
+matched = problem._replace(match=cosine_distance)
+placed = (Layout(), Layout(meshed(4, 8)), Layout(meshed(4, 8), share_steps=True), Layout(meshed(4, 2)))
+by = [jax.jit(partial(meta_gradient, matched, layout=layout))(params_N, distilled, batch) for layout in placed]
+report["matched"] = list(map(flat, by))
 print(json.dumps(report))
 """
 
@@ -396,6 +401,12 @@ def test_results_do_not_depend_on_all_of_the_layout_at_once(eight_devices, nets)
 def test_pmap_over_networks_is_the_same_meta_gradient(eight_devices):
     """The transformation that `shard_map` replaces: each network on a device of its own, and the mean of what they give."""
     np.testing.assert_allclose(eight_devices["pmap"], eight_devices["mesh"], rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_are_matched_with_those_of_the_whole_batch(eight_devices):
+    alone, *spread = eight_devices["matched"]
+    for values in spread:
+        np.testing.assert_allclose(values, alone, rtol=1e-9, atol=1e-12)
 
 
 def test_the_real_batch_is_shared_out(eight_devices):

@@ -447,6 +447,7 @@ OTHER = {
     "start": "real",
     "learn_labels": True,
     "remat": True,
+    "objective": "gradient",
     "outer_steps": 3,
     "num_nets": 2,
     "batch_size": 8,

@@ -67,7 +67,9 @@ class Report:
         from ddjax.experiment.replay import confusion_of_artifact
         from ddjax.training.progress import say
 
-        say("training networks again, to see which class of the test data they take for which (--no-test leaves it out)")
+        say(
+            "training networks again, to see which class of the test data they take for which (--no-test leaves it out)"
+        )
         options: dict[str, Any] = {
             "num_nets": self.num_nets,
             "model": self.model,

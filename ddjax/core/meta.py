@@ -17,8 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddjax.core.distilled import DistilledData, Targets, check_distilled, fixed_labels
 from ddjax.core.inits import Init
-from ddjax.core.inner import MakeRule, mixed_mode, unroll
+from ddjax.core.inner import unroll
 from ddjax.core.losses import Apply, Loss, Params
+from ddjax.core.matching import Match
+from ddjax.core.rules import MakeRule, mixed_mode
 from ddjax.errors import InputError
 
 Batch = tuple[jax.Array, jax.Array]
@@ -32,6 +34,8 @@ class Problem(NamedTuple):
       apply: the network, `(params, inputs [b, ...]) -> logits [b, K]`; accuracies are read off it.
       inner_loss: l, taken on the distilled data.
       outer_loss: L, taken on real data at the end of the inner loop.
+      match: what is minimised instead, if not None: a distance between the gradient of `outer_loss` on real data at theta_0
+        and theta_0 - theta_T, how far the inner loop moved the weights (see `matching`).
       init: p(theta_0), `key -> params`.
       direction: optax transformation of the inner gradient; None is gradient descent.
       targets: how `DistilledData.labels` become targets: `fixed_labels` or `learned_labels`.
@@ -42,6 +46,7 @@ class Problem(NamedTuple):
     inner_loss: Loss
     outer_loss: Loss
     init: Init
+    match: Match | None = None
     direction: optax.GradientTransformation | None = None
     targets: Targets = fixed_labels
     rule: MakeRule = mixed_mode
@@ -81,7 +86,10 @@ def meta_loss(problem: Problem, params_N: Params, distilled: DistilledData, batc
     _check(params_N, distilled, batch)
 
     def one_network(params: Params) -> jax.Array:
-        return problem.outer_loss(unroll(problem.inner_loss, params, distilled, **problem.unroll_options), *batch)
+        end = unroll(problem.inner_loss, params, distilled, **problem.unroll_options)
+        if problem.match is None:
+            return problem.outer_loss(end, *batch)
+        return problem.match(jax.grad(problem.outer_loss)(params, *batch), jax.tree.map(jnp.subtract, params, end))
 
     return jnp.mean(jax.vmap(one_network)(params_N))
 
@@ -108,7 +116,7 @@ def meta_gradient(
     """
     _check(params_N, distilled, batch)
     if layout.mesh is None:
-        return _on_one_device(problem, params_N, distilled, batch, layout, axis=None)
+        return _on_one_device(problem, params_N, distilled, batch, layout)
     sharers = layout.mesh.shape["batch"]
     axis = "batch" if layout.share_steps and sharers > 1 and distilled.images.shape[1] % sharers == 0 else None
     nets, shared, whole = PartitionSpec("nets"), PartitionSpec("batch"), PartitionSpec()
@@ -116,7 +124,7 @@ def meta_gradient(
     data: Any = DistilledData(images=cast(Any, examples), labels=cast(Any, examples), log_lrs=cast(Any, whole))
 
     def on_each(params_n: Params, distilled: DistilledData, batch: Batch) -> Any:
-        loss, grads = _on_one_device(problem, params_n, distilled, batch, layout, axis)
+        loss, grads = _on_one_device(problem, params_n, distilled, batch, layout, axis, shared_by="batch")
         loss, grads = jax.lax.pmean((loss, grads), "nets")
         if axis is None:
             return jax.lax.pmean((loss, grads), "batch")
@@ -134,14 +142,31 @@ def meta_gradient(
 
 
 def _on_one_device(
-    problem: Problem, params_N: Params, distilled: DistilledData, batch: Batch, layout: Layout, axis: str | None
+    problem: Problem,
+    params_N: Params,
+    distilled: DistilledData,
+    batch: Batch,
+    layout: Layout,
+    axis: str | None = None,
+    shared_by: str | None = None,
 ) -> tuple[jax.Array, DistilledData]:
-    """`meta_gradient` on one device's networks and share of the batch; sums over `axis` are taken within."""
+    """`meta_gradient` on one device's networks and share of the batch, which the axis `shared_by` has the whole of; sums over
+    `axis` are taken within."""
     inner = partial(unroll, problem.inner_loss, remat=layout.remat, axis=axis, **problem.unroll_options)
 
+    def objective(start: Params, end: Params) -> tuple[jax.Array, Params]:
+        """What is minimised, and its gradient for the weights at the end."""
+        match = problem.match
+        if match is None:
+            return _in_chunks(problem.outer_loss, end, batch, layout.chunk)
+        _, real = _in_chunks(problem.outer_loss, start, batch, layout.chunk)
+        if shared_by is not None:  # a distance from the mean gradient is no mean of distances
+            real = jax.lax.pmean(real, shared_by)
+        return jax.value_and_grad(lambda end: match(real, jax.tree.map(jnp.subtract, start, end)))(end)
+
     def one_network(params: Params) -> tuple[jax.Array, DistilledData]:
-        params, pull = jax.vjp(partial(inner, params), distilled)
-        loss, by_params = _in_chunks(problem.outer_loss, params, batch, layout.chunk)
+        end, pull = jax.vjp(partial(inner, params), distilled)
+        loss, by_params = objective(params, end)
         # With shared steps every device pulls the same cotangent through its own examples; without, each its own.
         return loss, pull(by_params if axis is None else jax.lax.pmean(by_params, axis))[0]
 

@@ -29,7 +29,9 @@ def make_optimizer(settings: Outer) -> optax.GradientTransformation:
     def part_of(distilled: DistilledData) -> Any:
         return DistilledData(images="images", labels="images", log_lrs="log_lrs")  # type: ignore[arg-type]
 
-    rates = {"images": adam(settings.lr), "log_lrs": adam(settings.lr_log_lrs)}
+    # Matched gradients do not depend on the rate, and Adam would make steps of what rounding leaves.
+    still = settings.objective == "gradient"
+    rates = {"images": adam(settings.lr), "log_lrs": optax.set_to_zero() if still else adam(settings.lr_log_lrs)}
     bounded = optax.identity() if settings.clip is None else optax.clip_by_global_norm(settings.clip)
     return optax.chain(bounded, optax.partition(rates, part_of))
 

@@ -11,6 +11,7 @@ import optax
 from ddjax.core import losses
 from ddjax.core.distilled import fixed_labels, learned_labels
 from ddjax.core.inits import Init
+from ddjax.core.matching import Match, cosine_distance
 from ddjax.core.meta import Problem
 from ddjax.data import Augment, Dataset, Split, hold_out, load_dataset, make_augment
 from ddjax.errors import InputError
@@ -25,6 +26,7 @@ DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
     # Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
     "adam": lambda: optax.scale_by_adam(eps_root=1e-8),
 }
+OBJECTIVES: dict[str, Match | None] = {"loss": None, "gradient": cosine_distance}
 
 
 OWN = "custom"  # what a recipe calls a network that was given as it is, and that has no name to be made from
@@ -83,7 +85,9 @@ def set_up(
     augment = make_augment(recipe.data.augment, dataset.input_shape)
     key = jax.random.key(recipe.seed)
     starts = make_starts(recipe, model, dataset, key)
-    problem = make_problem(model, recipe.inner.direction, recipe.inner.learn_labels, starts.draw)
+    problem = make_problem(
+        model, recipe.inner.direction, recipe.inner.learn_labels, starts.draw, recipe.outer.objective
+    )
     taken_for = outer_labels(recipe.data, dataset)
     return Experiment(recipe, dataset, *hold_out(dataset), augment, model, problem, starts, taken_for, key)
 
@@ -114,7 +118,7 @@ def outer_labels(settings: Data, dataset: Dataset) -> np.ndarray:
     return taken_for
 
 
-def make_problem(model: Model, direction: str, learn_labels: bool, init: Init) -> Problem:
+def make_problem(model: Model, direction: str, learn_labels: bool, init: Init, objective: str = "loss") -> Problem:
     """Cross-entropy inside and outside, for a network that starts from `init`: `key -> params`."""
     loss = losses.of_network(model.apply)
     return Problem(
@@ -122,6 +126,7 @@ def make_problem(model: Model, direction: str, learn_labels: bool, init: Init) -
         inner_loss=loss,
         outer_loss=loss,
         init=init,
+        match=OBJECTIVES[objective],
         direction=DIRECTIONS[direction](),
         targets=learned_labels if learn_labels else fixed_labels,
     )

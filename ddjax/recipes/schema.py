@@ -108,6 +108,8 @@ class Inner(Part):
 class Outer(Part):
     """The outer loop: updates of the distilled data by the meta-gradient, with Adam."""
 
+    objective: Literal["loss", "gradient"] = "loss"
+    """What is minimised: the real loss after the inner loop, or, of one step, the angle between it and the real gradient."""
     outer_steps: int = 2000
     """Updates of the distilled data; their rates decay to zero along a cosine of this length."""
     num_nets: int = 1
@@ -163,6 +165,11 @@ class Recipe(Part):
         super().validate()
         for part in self._parts().values():
             part.validate()
+        inner = self.inner
+        if self.outer.objective == "gradient" and (inner.steps, inner.epochs, inner.direction) != (1, 1, "gd"):
+            raise InputError(
+                "--objective gradient matches the gradient of one step: give --steps 1 --epochs 1 --direction gd"
+            )
 
     def _parts(self) -> dict[str, Part]:
         return {name: part for name, part in vars(self).items() if isinstance(part, Part)}
