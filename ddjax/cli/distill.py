@@ -9,7 +9,7 @@ import tyro
 
 from ddjax.cli.places import DataDir
 from ddjax.errors import InputError
-from ddjax.recipes import RECIPES, Recipe
+from ddjax.recipes import RECIPES, Recipe, known_trouble
 
 if TYPE_CHECKING:
     from ddjax.experiment.outcome import Distillation
@@ -47,6 +47,8 @@ class Distill:
     """Continue with other code, versions or inputs than the run was begun with; its figures will say so."""
     no_compare: bool = False
     """Leave out what the distilled images are compared with: random real images, and training on all the data."""
+    dry_run: bool = False
+    """Say what the run would take, in operations, memory and time on this machine, and write nothing."""
     seeds: int = 1
     """Runs, one after the other, of so many seeds from the recipe's own on, each in a folder seed-K of its own."""
     data_dir: DataDir = None
@@ -60,12 +62,25 @@ class Distill:
         out, recipe = self.out or Path("runs") / self.recipe.name, self.recipe.recipe
         if self.seeds < 1:
             raise InputError(f"--seeds is {self.seeds}: give a number above zero")
+        if self.dry_run:
+            self._tell(recipe)
+            return
         if self.seeds == 1:
             self._one(recipe, out)
             return
         seeds = range(recipe.seed, recipe.seed + self.seeds)
         found = {seed: self._one(recipe.replace(seed=seed), out / f"seed-{seed}") for seed in seeds}
         print("\n" + tables.seeds_line({seed: done.summary.distilled["accuracy_mean"] for seed, done in found.items()}))
+
+    def _tell(self, recipe: Recipe) -> None:
+        from ddjax.experiment.forecast import forecast
+        from ddjax.experiment.setup import set_up
+        from ddjax.show import tables
+
+        told = forecast(set_up(recipe, data_dir=self.data_dir))
+        print(f"{self.recipe.name}, on this machine:\n" + tables.forecast_lines(told))
+        for line in known_trouble(recipe):
+            print(f"note: {line}")
 
     def _one(self, recipe: Recipe, out: Path) -> "Distillation":
         from ddjax.experiment.distill import distill

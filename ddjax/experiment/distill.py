@@ -16,7 +16,7 @@ from ddjax.experiment.outcome import Distillation, finish, finished
 from ddjax.experiment.outer import build_distiller, first_iterate, make_validation
 from ddjax.experiment.setup import Experiment, set_up
 from ddjax.models import Model
-from ddjax.recipes import Recipe, get_recipe
+from ddjax.recipes import Recipe, get_recipe, known_trouble
 from ddjax.storage import provenance
 from ddjax.training.devices import make_layout
 from ddjax.training.loop import RunState, run
@@ -63,6 +63,8 @@ def distill(
         recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise InputError(f"a recipe is wanted, or the name of one, not {type(recipe).__name__}: see ddjax.get_recipe")
+    for line in known_trouble(recipe):
+        say(f"note: {line}", progress)
     say("loading the data", progress)
     experiment = set_up(recipe, dataset=dataset, model=model, data_dir=data_dir)
     recipe = experiment.recipe

@@ -4,7 +4,19 @@ from ddjax.recipes import scratch as scratch  # first, since recipes are listed 
 
 # isort: split
 from ddjax.recipes import adaptation as adaptation, pictures as pictures, poisoning as poisoning
+from ddjax.recipes.advice import known_trouble
 from ddjax.recipes.registry import RECIPES, get_recipe
 from ddjax.recipes.schema import SETTINGS, Data, Inner, Network, Outer, Recipe, Report
 
-__all__ = ["RECIPES", "SETTINGS", "Data", "Inner", "Network", "Outer", "Recipe", "Report", "get_recipe"]
+__all__ = [
+    "RECIPES",
+    "SETTINGS",
+    "Data",
+    "Inner",
+    "Network",
+    "Outer",
+    "Recipe",
+    "Report",
+    "get_recipe",
+    "known_trouble",
+]

@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ddjax.experiment.folder import Found
+    from ddjax.experiment.forecast import Forecast
 
 
 def summary_table(summary: dict[str, Any]) -> str:
@@ -57,6 +58,35 @@ def _poisoning_rows(poisoning: dict[str, Any]) -> list[tuple[str, str, str]]:
             figure = _percent(figures[f"{name}_mean"], figures[f"{name}_std"], count)
             rows.append((f"{what}, {point}", figure, _count(count, "network")))
     return rows
+
+
+def forecast_lines(told: "Forecast") -> str:
+    """What a run will take, a line each."""
+    copies = "1 copy" if told.copies == 1 else f"{told.copies} copies"
+    whole = _time(told.outer_steps * told.seconds)
+    each = f"{_si(told.operations)}FLOP, about {_time(told.seconds)}"
+    rows = [
+        ("distilled", f"{_count(told.images, 'image')} in {_count(told.inner_steps, 'inner step')}"),
+        ("weights", f"{told.weights:,} in one network; its unroll keeps {copies} of them"),
+        ("an outer step", f"{_count(told.num_nets, 'network')}, {each} on {_count(told.devices, 'device')}"),
+        ("memory", f"about {_si(told.memory)}B{' a device' if told.devices > 1 else ''}"),
+        ("in all", f"{told.outer_steps} outer steps, about {whole}; validations and tests come on top"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {what}" for name, what in rows)
+
+
+def _si(number: float) -> str:
+    """Three digits and a prefix: 1.23 G."""
+    power = min(4, max(0, int(np.log10(max(number, 1)) // 3)))
+    return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T'][power]}"
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("hours", 3600.0), ("minutes", 60.0), ("s", 1.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{1000 * seconds:.3g} ms"
 
 
 def seeds_line(accuracies: Mapping[int, float]) -> str:
