@@ -132,6 +132,7 @@ def undeclared(sources, dependencies):
 def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     dependencies = project["dependencies"] + project["optional-dependencies"]["bench"]  # torch, to read a .pth
+    dependencies += project["optional-dependencies"]["tensorboard"]
     assert undeclared(modules(), dependencies) == []
     assert undeclared(modules(), [line for line in dependencies if not line.startswith("scipy")]) == ["scipy"]
 

@@ -484,7 +484,21 @@ def computed(recipe):
     """All that a run computes: its programs, without running them, and the arrays that go in, down to the report's."""
     seen = []
 
-    def noted(key, distiller, distilled, dataset, validate, folder, *, outer_steps, eval_every, patience, progress):
+    def noted(
+        key,
+        distiller,
+        distilled,
+        dataset,
+        validate,
+        folder,
+        *,
+        outer_steps,
+        eval_every,
+        patience,
+        frame,
+        watch,
+        progress,
+    ):
         state = distiller.init(distilled)
         for program in (
             jax.make_jaxpr(distiller.step)(key, state, dataset),
@@ -492,7 +506,7 @@ def computed(recipe):
         ):
             seen.append(re.sub("0x[0-9a-f]+", "", str(program)))  # where functions happen to lie
             seen.extend(program.consts)
-        seen.extend([jax.random.key_data(key), distilled, dataset, outer_steps, eval_every, patience])
+        seen.extend([jax.random.key_data(key), distilled, dataset, outer_steps, eval_every, patience, frame(distilled)])
 
     experiment = set_up(recipe)
     with pytest.MonkeyPatch.context() as patch:

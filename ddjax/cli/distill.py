@@ -47,6 +47,8 @@ class Distill:
     """Continue with other code, versions or inputs than the run was begun with; its figures will say so."""
     no_compare: bool = False
     """Leave out what the distilled images are compared with: random real images, and training on all the data."""
+    tensorboard: bool = False
+    """Write curves and images for TensorBoard as well, into the run's folder tensorboard/ (the extra `tensorboard`)."""
     dry_run: bool = False
     """Say what the run would take, in operations, memory and time on this machine, and write nothing."""
     seeds: int = 1
@@ -97,10 +99,11 @@ class Distill:
             resume=self.resume,
             accept_changes=self.accept_changes,
             compare=not self.no_compare,
+            tensorboard=self.tensorboard,
             data_dir=self.data_dir,
         )
         say("drawing pictures")
-        pictures = plots.plot_run(done.artifact, read_metrics(out / "metrics.jsonl"), out)
+        pictures = plots.plot_run(done.artifact, read_metrics(out / "metrics.jsonl"), out, out / "frames.npz")
         print("\n" + tables.summary_table(done.summary.to_json()) + "\n")
         for path in (out / FILE_NAME, out / SUMMARY, out / "metrics.jsonl", *pictures):
             print(f"  {path}")

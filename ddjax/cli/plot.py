@@ -11,7 +11,7 @@ from ddjax.errors import InputError
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the distilled images, the learned learning rates and, for a run, the curve of the outer loop."""
+    """Draw the distilled images, the learned learning rates and, for a run, its curve and the images as they came about."""
 
     path: RunPath
     out: tyro.conf.DisallowNone[Path | None] = None
@@ -27,7 +27,7 @@ class Plot:
         folder = self.out or home
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            pictures = plots.plot_run(loaded, read_metrics(home / "metrics.jsonl"), folder)
+            pictures = plots.plot_run(loaded, read_metrics(home / "metrics.jsonl"), folder, home / "frames.npz")
         except OSError as error:
             raise InputError(f"cannot write pictures into {folder} ({error}): choose another --out") from error
         for path in pictures:

@@ -91,4 +91,4 @@ def _told(path: Path) -> "Told":
     home = path if path.is_dir() else path.parent
     origins = read_json(home / CONFIG).get("origins") or read_json(home / PROVENANCE).get("origins", ())
     metrics = read_metrics(home / "metrics.jsonl")
-    return Told(load_artifact(path), str(path), read_json(home / SUMMARY), metrics, origins)
+    return Told(load_artifact(path), str(path), read_json(home / SUMMARY), metrics, origins, frames=home / "frames.npz")

@@ -13,13 +13,14 @@ from ddjax.data import Dataset
 from ddjax.errors import InputError
 from ddjax.experiment.folder import Config, claim_folder
 from ddjax.experiment.outcome import Distillation, finish, finished
-from ddjax.experiment.outer import build_distiller, first_iterate, make_validation
+from ddjax.experiment.outer import build_distiller, first_iterate, make_frame, make_validation
 from ddjax.experiment.setup import Experiment, set_up
 from ddjax.models import Model
 from ddjax.recipes import Recipe, get_recipe, known_trouble
 from ddjax.storage import provenance
+from ddjax.storage.board import Board
 from ddjax.training.devices import make_layout
-from ddjax.training.loop import RunState, run
+from ddjax.training.loop import RunState, Watch, run
 from ddjax.training.progress import say
 
 
@@ -34,12 +35,13 @@ def distill(
     model: Model | None = None,
     data_dir: str | None = None,
     compare: bool = True,
+    tensorboard: bool = False,
     progress: bool = True,
 ) -> Distillation:
     """Runs a recipe from data to artefact.
 
-    Writes into `out`: config.json, metrics.jsonl, checkpoints/, distilled.safetensors, summary.json. The test set is read
-    once, for the summary; the iterate is chosen on held-out training data.
+    Writes into `out`: config.json, metrics.jsonl, checkpoints/, distilled.safetensors, summary.json and, of pictures,
+    frames.npz. The test set is read once, for the summary; the iterate is chosen on held-out training data.
 
     Args:
       recipe: the settings, or the name of a recipe.
@@ -52,6 +54,7 @@ def distill(
       dataset, model: used instead of those the recipe names.
       data_dir: folder of prepared data sets.
       compare: whether to measure, too, what random real images do in the same steps and training on all the data does.
+      tensorboard: whether to write curves and pictures for TensorBoard into `out`/tensorboard, too.
       progress: whether to show progress on the terminal.
 
     Raises:
@@ -72,12 +75,15 @@ def distill(
     config = Config(name or "custom", recipe.network.model, recipe, (origin,))
     with contextlib.ExitStack() as stack:
         folder = Path(out if out is not None else stack.enter_context(tempfile.TemporaryDirectory()))
+        board = Board(folder / "tensorboard") if tensorboard else None
+        if board is not None:
+            stack.callback(board.close)
         done = finished(folder, recipe, compare=compare)
         config = claim_folder(
             folder, config, resume=resume or out is None, accept_changes=accept_changes, finished=done is not None
         )
         if done is None:
-            state = carry_out(experiment, folder, progress=progress)
+            state = carry_out(experiment, folder, board, progress=progress)
             done = finish(experiment, state, folder, config, compare=compare, progress=progress)
         return done if out is not None else done._replace(folder=None)
 
@@ -96,7 +102,7 @@ def inputs(experiment: Experiment) -> dict[str, str]:
     return found
 
 
-def carry_out(experiment: Experiment, folder: Path, *, progress: bool) -> RunState:
+def carry_out(experiment: Experiment, folder: Path, watch: Watch | None = None, *, progress: bool) -> RunState:
     """The outer loop from where `folder` has it to its end."""
     recipe = experiment.recipe
     size = math.prod(experiment.dataset.input_shape)
@@ -112,5 +118,7 @@ def carry_out(experiment: Experiment, folder: Path, *, progress: bool) -> RunSta
         outer_steps=recipe.outer.outer_steps,
         eval_every=recipe.report.eval_every,
         patience=recipe.report.patience,
+        frame=make_frame(experiment),
+        watch=watch,
         progress=progress,
     )

@@ -1,9 +1,11 @@
 """The outer loop of a recipe: its optimiser, its steps, where it starts, and how a candidate is scored."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ddjax.core.distilled import DistilledData, init_distilled
@@ -76,6 +78,24 @@ def first_iterate(experiment: Experiment) -> DistilledData:
     if settings.start == "real":
         distilled = distilled._replace(images=random_sets(key, distilled, experiment.train, 1)[0])
     return distilled
+
+
+def make_frame(experiment: Experiment) -> Callable[[DistilledData], np.ndarray] | None:
+    """What an animation shows of an iterate: pictures of the first step, at most twenty; None where examples are no pictures.
+
+    As in the picture of the result, each frame is scaled to its own 1st to 99th percentile: uint8 [n, H, W, C].
+    """
+    shape, transform = experiment.dataset.input_shape, experiment.dataset.transform
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        return None
+
+    def frame(distilled: DistilledData) -> np.ndarray:
+        shown = np.asarray(transform.inverse(np.asarray(distilled.images[0, :20])))
+        low, high = np.percentile(shown, (1, 99))
+        scaled: np.ndarray = np.clip(255 * (shown - low) / max(high - low, 1e-12), 0, 255).astype(np.uint8)
+        return scaled
+
+    return frame
 
 
 def make_validation(experiment: Experiment) -> Validate:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from ddjax.data import transform_from_json
+from ddjax.show.animation import animate
 from ddjax.storage.artifact import PLOT_NEEDS, Artifact
 
 _DPI = 120
@@ -168,8 +169,8 @@ def _plot_rates_as_map(lrs: np.ndarray, path: Path | IO[bytes]) -> None:
     fig.savefig(path, dpi=_DPI)
 
 
-def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Draws every picture there is something for into `folder` and returns their paths."""
+def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path, frames: Path | None = None) -> list[Path]:
+    """Draws every picture there is something for into `folder` and returns their paths; `frames` is a run's `frames.npz`."""
     artifact.require(PLOT_NEEDS)
     paths = [folder / "images.png", folder / "learning_rates.png"]
     plot_images(artifact, paths[0])
@@ -177,6 +178,8 @@ def plot_run(artifact: Artifact, metrics: list[dict[str, Any]], folder: Path) ->
     if metrics:
         paths.append(folder / "curve.png")
         plot_curve(metrics, paths[-1])
+    if frames is not None and animate(frames, folder / "training.gif"):
+        paths.append(folder / "training.gif")
     return paths
 
 

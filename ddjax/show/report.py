@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from ddjax.show import plots
+from ddjax.show.animation import animate
 from ddjax.storage.artifact import PLOT_NEEDS, Artifact
 
 _STYLE = """
@@ -51,6 +52,7 @@ class Told:
       artifact: what was distilled; where: the path that the page names it by.
       summary: its `summary.json`; metrics: its rows; origins: where it was made, see `provenance.origin`: empty where there
         is only the artefact.
+      frames: path of `frames.npz`, of which an animation is made; None, or a path where there is none, makes none.
       confusions: int [nets, points, K, K] on test data, see `evaluation.measure.confusion`; None where it was not measured.
     """
 
@@ -60,6 +62,7 @@ class Told:
     metrics: Sequence[dict[str, Any]] = ()
     origins: Sequence[dict[str, Any]] = ()
     confusions: np.ndarray | None = None
+    frames: Path | None = None
 
 
 def page(told: Told) -> str:
@@ -98,11 +101,12 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
-def _picture(draw: Callable[[IO[bytes]], None], alt: str) -> str:
+def _picture(draw: Callable[[IO[bytes]], Any], alt: str) -> str:
     file = io.BytesIO()
     draw(file)
     coded = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{_text(alt)}" src="data:image/png;base64,{coded}">'
+    kind = "gif" if file.getvalue()[:3] == b"GIF" else "png"
+    return f'<img alt="{_text(alt)}" src="data:image/{kind};base64,{coded}">' if coded else ""
 
 
 def _table(rows: Sequence[Sequence[Any]], head: Sequence[str] = (), numbers: int = 0) -> str:
@@ -196,6 +200,8 @@ def _course(told: Told) -> str:
     if not told.metrics:
         return ""
     curve = _picture(partial(plots.plot_curve, list(told.metrics)), "the outer loop")
+    if told.frames is not None:
+        curve += _picture(partial(animate, told.frames), "the distilled examples as they came about")
     summary, last = told.summary, told.metrics[-1]
     took = f"{last['step']} outer steps in {last['seconds']:.0f} s"
     best = f"; step {summary['best_step']} did best on held-out data and was kept" if summary else ""

@@ -17,6 +17,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.core.outer import Distiller, DistillState, Info
 from ddjax.errors import InterruptedRunError, NonFiniteError
 from ddjax.storage.checkpoints import Checkpoints
+from ddjax.storage.frames import Frames
 from ddjax.storage.metrics import MetricsLog
 from ddjax.training import signals
 from ddjax.training.progress import Bar, say
@@ -25,6 +26,8 @@ CHECKPOINT_SECONDS = 60.0
 
 # distilled -> (accuracy in [0, 1], mean loss), on held-out training data.
 Validate = Callable[[DistilledData], tuple[jax.Array, jax.Array]]
+# (a row of metrics.jsonl, the frame that belongs to it or None) -> nothing.
+Watch = Callable[[dict[str, Any], np.ndarray | None], None]
 
 
 class RunState(NamedTuple):
@@ -49,6 +52,8 @@ def run(
     outer_steps: int,
     eval_every: int,
     patience: int | None = None,
+    frame: Callable[[DistilledData], np.ndarray] | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> RunState:
     """Distils for `outer_steps` steps and returns the final state with the best iterate; resumes what `folder` holds.
@@ -61,9 +66,11 @@ def run(
       distiller: see `core.outer.make_distiller`; its step is jitted here, its state donated.
       dataset: handed to the step; lives on the device.
       validate: scores of a candidate on held-out training data.
-      folder: receives `checkpoints/` and `metrics.jsonl`; must exist.
+      folder: receives `checkpoints/`, `metrics.jsonl` and, with `frame`, `frames.npz`; must exist.
       outer_steps, eval_every: length, and steps between validations.
       patience: validations without a better iterate after which the run is over; None: it goes its whole length.
+      watch: is given the row of each validation, and its frame or None, when they are written.
+      frame: the pictures uint8 [n, H, W, C] that are kept of an iterate at each validation; None: none are.
       progress: whether to show a bar (or, where standard error is no terminal, a line a validation).
 
     Raises:
@@ -72,7 +79,9 @@ def run(
     """
     step_fn = jax.jit(distiller.step, donate_argnums=1)
     start = distiller.init(distilled)
-    going = _Run(start, distilled, step_fn.eval_shape(key, start, dataset)[1], validate, folder, eval_every)
+    going = _Run(
+        start, distilled, step_fn.eval_shape(key, start, dataset)[1], validate, folder, eval_every, frame, watch
+    )
     if not going.over(outer_steps, patience):
         # Before the bar, whose clock would count it as a step's; and before signals wait for the end of a step.
         say("compiling the outer step", progress)
@@ -107,6 +116,8 @@ class _Run:
         validate: Validate,
         folder: Path,
         eval_every: int,
+        frame: Callable[[DistilledData], np.ndarray] | None,
+        watch: Watch | None,
     ):
         def like(step: int) -> RunState:
             recent = jax.tree.map(lambda leaf: np.zeros((1 + step % eval_every, *leaf.shape), leaf.dtype), info)
@@ -120,6 +131,10 @@ class _Run:
         self._infos = [jax.tree.map(operator.itemgetter(i), self.current.recent) for i in range(self.step % eval_every)]
         self._log = MetricsLog(folder / "metrics.jsonl", self.step)
         self._validate, self._has_validated = validate, False
+        self._watch = watch
+        self._frame, self._frames = frame, Frames(folder / "frames.npz", self.step)
+        if self.step == 0:
+            self._keep_frame()
         self.saved_at = time.monotonic()
         self._started = self.saved_at - self._log.seconds
 
@@ -127,6 +142,12 @@ class _Run:
         """Whether all steps were taken, or as many validations as `patience` in a row were no better than one before."""
         since = self.step // self._every * self._every - int(self.current.best_step)
         return self.step >= outer_steps or (patience is not None and self.step > 0 and since >= patience * self._every)
+
+    def _keep_frame(self) -> np.ndarray | None:
+        pictures = None if self._frame is None else self._frame(self.current.state.distilled)
+        if pictures is not None:
+            self._frames.append(self.step, pictures)
+        return pictures
 
     def advance(self, state: DistillState, info: Info) -> None:
         """One step was sent to the device."""
@@ -169,6 +190,9 @@ class _Run:
             "seconds": round(time.monotonic() - self._started, 3),
         }
         self._log.append(row)
+        pictures = self._keep_frame()
+        if self._watch is not None:
+            self._watch(row, pictures)
         if self.step % self._every == 0:
             self._infos = []
         self._has_validated = True
