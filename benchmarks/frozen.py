@@ -25,8 +25,6 @@ MADE = {
     "gradients matched": {"objective": "gradient"},
 }
 TRAINED = "500 of Adam"
-# What held-out training data chose for one step on Fashion-MNIST, of 0.005, 0.02 and 0.05.
-RATES = {"lr": 0.02, "lr_log_lrs": 0.02}
 
 
 def parse() -> argparse.Namespace:
@@ -69,9 +67,9 @@ def measure(data: str, head: Any, args: argparse.Namespace, folder: Path) -> lis
     from ddjax.training.fit import full_data
 
     recipe = ddjax.get_recipe("mnist-random").replace(
-        **{"data": data, "pictures": args.pictures, "steps": 1, "epochs": 1, "inner_lr": 0.1, "start": "real", **RATES},
+        **{"data": data, "pictures": args.pictures, "steps": 1, "epochs": 1, "inner_lr": 0.1, "start": "real"},
         **{"outer_steps": args.outer_steps, "eval_every": max(1, args.outer_steps // 10), "num_nets": 4},
-        **{"batch_size": 512, "clip": 1.0, "test_nets": args.num_nets},
+        **{"batch_size": 512, "clip": 1.0, "lr": 0.02, "lr_log_lrs": 0.02, "test_nets": args.num_nets},
     )
     done = {
         name: ddjax.distill(

@@ -1,0 +1,87 @@
+"""The scripts that measure the docs' tables, on small artefacts: what their rows say is what the library finds."""
+
+import json
+import sys
+
+import frozen
+import numpy as np
+import pytest
+import transfer
+
+import ddjax
+from ddjax.evaluation import baselines, tuning
+from ddjax.training import devices
+
+SMALL = {"model": "mlp", "gate_width": 0.0, "batch_size": 32, "eval_every": 5, "outer_steps": 10, "lr": 0.2}
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Runs a script's `main` with these words and returns its rows."""
+    few = tuning.Tuning(
+        (0.01, 0.1), 0, trials=2, nets=2, random_sets=2, kmeans_sets=2, candidates=5, nets_per_candidate=1
+    )
+    monkeypatch.setattr(tuning, "TUNING", few)
+    for name in ("train_on", "optimised_real"):
+        monkeypatch.setattr(baselines, name, with_default(getattr(baselines, name), few))
+
+    def run(script, *words):
+        monkeypatch.setattr(script, "use_all_cores", lambda: None)
+        monkeypatch.setattr(devices, "use_all_cores", lambda: None)
+        monkeypatch.setattr(sys, "argv", ["script", *map(str, words), "--json", str(tmp_path / "rows.json")])
+        script.main()
+        return json.loads((tmp_path / "rows.json").read_text())
+
+    return run
+
+
+def with_default(function, few):
+    return lambda *arguments, **options: function(*arguments, **{"tuning": few, **options})
+
+
+def test_what_digits_transfer_to(measured, tmp_path, monkeypatch):
+    recipe = ddjax.get_recipe("digits").replace(**SMALL, steps=2, epochs=2)
+    done = ddjax.distill(recipe, tmp_path / "run", compare=False, progress=False)
+    rows = measured(transfer, tmp_path / "run", "--num-nets", 2, "--models", "linear", "--epochs", 1)
+    found = {row["what"]: row for row in rows}
+    accuracy = done.summary.distilled["accuracy_mean"]
+    assert found["as documented"]["mean"] == pytest.approx(accuracy, abs=1e-4)
+    assert found["in float64"]["mean"] == pytest.approx(accuracy, abs=1)
+    assert found["1 of 2 epochs"]["mean"] == pytest.approx(done.summary.accuracy_by_step["2"], abs=1e-4)
+    for what, count in (
+        ("fresh weights", 2),
+        ("fresh weights, he", 2),
+        ("another network: linear", 2),
+        ("steps in another order", 2),
+        ("4 epochs, the last one's rates", 1),
+        ("one rate for all steps", 1),
+        ("momentum 0.9, a tenth of the rates", 1),
+        ("sgd, shuffled minibatches, 1 epochs", 5),
+        ("adam, shuffled minibatches, 1 epochs", 5),
+    ):
+        assert found[what]["networks"] == count and 0 <= found[what]["mean"] <= 100, what
+    assert all(row["commit"] and row["machine"] for row in rows)
+
+
+def test_heads_on_a_frozen_backbone(measured, tmp_path):
+    words = [
+        "digits",
+        "--source",
+        "digits",
+        "--model",
+        "mlp",
+        "--outer-steps",
+        4,
+        "--training-steps",
+        30,
+        "--num-nets",
+        2,
+    ]
+    rows = measured(frozen, *words, "--runs", tmp_path / "runs")
+    found = {(row["images"], row["steps"]): row["accuracy_mean"] for row in rows}
+    made = ["distilled for one step", "distilled for ten", "gradients matched", "random real", "k-means"]
+    expected = {(images, steps) for images in made for steps in ("1", "10", frozen.TRAINED)}
+    best = {("optimised real", "1"), ("optimised real", "10"), ("all the data", "200 of Adam")}
+    assert set(found) == expected | best
+    assert np.isfinite(list(found.values())).all()
+    assert found["all the data", "200 of Adam"] > 50 < found["k-means", frozen.TRAINED]
