@@ -1,6 +1,7 @@
 """The scripts that measure the docs' tables, on small artefacts: what their rows say is what the library finds."""
 
 import json
+import shlex
 import sys
 
 import frozen
@@ -64,19 +65,7 @@ def test_what_digits_transfer_to(measured, tmp_path, monkeypatch):
 
 
 def test_heads_on_a_frozen_backbone(measured, tmp_path):
-    words = [
-        "digits",
-        "--source",
-        "digits",
-        "--model",
-        "mlp",
-        "--outer-steps",
-        4,
-        "--training-steps",
-        30,
-        "--num-nets",
-        2,
-    ]
+    words = shlex.split("digits --source digits --model mlp --outer-steps 4 --training-steps 200 --num-nets 2")
     rows = measured(frozen, *words, "--runs", tmp_path / "runs")
     found = {(row["images"], row["steps"]): row["accuracy_mean"] for row in rows}
     made = ["distilled for one step", "distilled for ten", "gradients matched", "random real", "k-means"]
