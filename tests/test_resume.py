@@ -487,6 +487,18 @@ def test_a_run_that_ended_early_is_finished(ddjax, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["outer_steps"] == 44
 
 
+def test_a_finished_run_is_tested_again_with_another_number_of_networks(ddjax, tmp_path):
+    out, random = tmp_path / "out", ("--out", "out", "--no-compare", "--init", "random", "--resume")
+    for count in (3, 5, 5):
+        status, printed, errors = ddjax(*arguments(4, 4, *random, "--test-nets", str(count)))
+        assert (status, errors) == (0, "")
+        assert json.loads((out / "summary.json").read_text())["distilled"]["num_nets"] == count
+        assert [row["step"] for row in metrics(out)] == [4]
+    assert "testing on" not in printed  # the third is the second
+    status, _, errors = ddjax(*arguments(4, 4, *random, "--test-nets", "5", "--seed", "1"))
+    assert status == 2 and "other settings" in errors
+
+
 def test_an_augmented_run_that_is_resumed_is_bitwise_the_one_that_is_not(ddjax, stop_at, tmp_path):
     """What a picture goes through is drawn from the key of its step, and so nothing of it is to be kept."""
     pictures = np.random.RandomState(0).randint(0, 256, (120, 6, 6, 1), np.uint8)

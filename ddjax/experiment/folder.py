@@ -45,8 +45,8 @@ def claim_folder(
 ) -> Config:
     """Makes `out` this run's folder, or makes sure that it already is, before anything is written into it.
 
-    A run that is resumed may take more outer steps than it was begun with, and have another patience; whatever else differs
-    in its settings is refused, and so is other code, other versions or other inputs, unless `accept_changes`: `origins` then
+    A run that is resumed may take more outer steps than it was begun with, have another patience and be tested with another
+    number of networks; whatever else differs in its settings is refused, and so is other code, other versions or other inputs, unless `accept_changes`: `origins` then
     has both. One that is `finished` will only be read: whatever code reads it, its origins stay, and its inputs are compared.
 
     Returns: what the folder's config.json holds now.
@@ -78,7 +78,7 @@ def _held(out: Path) -> Config:
 def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool, finished: bool) -> Config:
     before = {**held.recipe.settings(), "model": held.model}
     now = {**wanted.recipe.settings(), "model": wanted.model}
-    before["patience"] = now["patience"]
+    before.update({name: now[name] for name in ("patience", "test_nets")})
     if now["outer_steps"] > before["outer_steps"]:
         before["outer_steps"] = now["outer_steps"]
     changed = _differences(before, now)

@@ -84,7 +84,10 @@ def finished(folder: Path, recipe: Recipe, *, compare: bool) -> Distillation | N
     stalled = patience is not None and summary.outer_steps - summary.best_step >= patience * every
     complete = summary.outer_steps == recipe.outer.outer_steps or stalled
     compared = summary.random_real is not None or not compare
-    return Distillation(held, summary, folder) if complete and compared else None
+    network = recipe.network
+    fresh = network.init == "random" and network.pool is None
+    tested = not fresh or summary.distilled["num_nets"] == recipe.report.test_nets
+    return Distillation(held, summary, folder) if complete and compared and tested else None
 
 
 def finish(
