@@ -46,8 +46,9 @@ def claim_folder(
     """Makes `out` this run's folder, or makes sure that it already is, before anything is written into it.
 
     A run that is resumed may take more outer steps than it was begun with, have another patience and be tested with another
-    number of networks; whatever else differs in its settings is refused, and so is other code, other versions or other inputs, unless `accept_changes`: `origins` then
-    has both. One that is `finished` will only be read: whatever code reads it, its origins stay, and its inputs are compared.
+    number of networks; whatever else differs in its settings is refused, and so is other code, other versions or other
+    inputs, unless `accept_changes`: `origins` then has both. One that is `finished` will only be read: whatever code reads
+    it, its origins stay, and its inputs are compared.
 
     Returns: what the folder's config.json holds now.
 
