@@ -248,7 +248,7 @@ def test_distill_writes_everything_and_prints_the_table(digits_run):
     assert result.err == ""
     files = {"config.json", "metrics.jsonl", "distilled.safetensors", "summary.json"}
     pictures = {"images.png", "curve.png", "learning_rates.png"}
-    assert {path.name for path in out.iterdir()} == files | pictures | {"checkpoints"}
+    assert {path.name for path in out.iterdir()} == files | pictures | {"checkpoints", "frames.npz", "training.gif"}
     for picture in pictures:
         assert_drawn(out / picture)
     summary = json.loads((out / "summary.json").read_text())
@@ -256,7 +256,7 @@ def test_distill_writes_everything_and_prints_the_table(digits_run):
     rows = [line.strip() for line in tables.summary_table(summary).splitlines()]
     for row, start in zip(rows[1:], ("before training", "20 distilled", "20 random real", "all 1281"), strict=True):
         assert row.startswith(start)
-    for path in files - {"config.json"} | pictures:
+    for path in files - {"config.json"} | pictures | {"training.gif"}:
         assert f"  out/{path}\n" in result.out
     assert [line.split()[1] for line in result.out.splitlines() if line.startswith("step")] == [
         "10/30",
@@ -355,7 +355,9 @@ def test_plot_draws_a_lone_artefact_elsewhere(digits_run, tmp_path, ddjax):
         assert_drawn(path)
     assert {path.name for path in (tmp_path / "alone").iterdir()} == {"distilled.safetensors"}
     assert sorted(path.name for path in Path("pictures/new").iterdir()) == ["images.png", "learning_rates.png"]
-    assert len(ddjax("plot", out, "--out", "pictures").out.split()) == 3 and Path("pictures/curve.png").is_file()
+    drawn = ddjax("plot", out, "--out", "pictures").out.split()
+    assert [Path(path).name for path in drawn] == ["images.png", "learning_rates.png", "curve.png", "training.gif"]
+    assert all(Path(path).is_file() for path in drawn)
 
 
 @pytest.fixture(scope="module")
@@ -509,6 +511,7 @@ def test_a_run_goes_where_its_recipe_is_named(ddjax, monkeypatch):
         "resume": True,
         "accept_changes": False,
         "compare": False,
+        "tensorboard": False,
         "data_dir": "there",
     }
 
