@@ -126,4 +126,12 @@ def test_figures_of_the_digits_are_those_that_are_filed():
         assert f"{exact:.2f} %" in (ROOT / page).read_text(), page
 
 
+def test_tables_of_the_docs_are_those_that_were_measured():
+    folder = ROOT / "benchmarks" / "results"
+    page = (ROOT / "docs" / "using.md").read_text()
+    for row in json.loads((folder / "transfer_digits.json").read_text()):
+        several = f" ± {row['std']:.2f} ({row['networks']})" if row["networks"] > 1 else ""
+        assert f"| {row['what']} | {row['mean']:.2f}{several} |" in page
+
+
 SEEDS = ("digits", "digits-seed1", "digits-seed2")
