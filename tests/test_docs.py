@@ -132,6 +132,11 @@ def test_tables_of_the_docs_are_those_that_were_measured():
     for row in json.loads((folder / "transfer_digits.json").read_text()):
         several = f" ± {row['std']:.2f} ({row['networks']})" if row["networks"] > 1 else ""
         assert f"| {row['what']} | {row['mean']:.2f}{several} |" in page
+    page = (ROOT / "docs" / "networks.md").read_text()
+    lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.count("|") == 8}
+    for row in json.loads((folder / "frozen.json").read_text()):
+        found = f"{row['accuracy_mean']:.1f} ± {row['accuracy_std']:.1f}"
+        assert found in (page if row["images"] == "all the data" else lines[row["images"]]), row
 
 
 SEEDS = ("digits", "digits-seed1", "digits-seed2")
