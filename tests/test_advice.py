@@ -3,6 +3,7 @@
 import pytest
 from test_cli import in_process
 
+from ddjax import InputError, distill
 from ddjax.recipes import RECIPES, get_recipe, known_trouble
 
 
@@ -32,7 +33,6 @@ def test_what_failed_is_said(name, changes, says):
         ("mnist-usps-random", {"gate_width": 0.2}),  # trained networks
         ("mnist-fixed", {"lr": 0.05}),  # another network
         ("cifar10-random", {"lr": 0.05}),
-        ("mnist-random", {"gate_width": 0.2, "model": "linear"}),  # which has none
     ],
 )
 def test_what_did_not_fail_is_not(name, changes):
@@ -45,3 +45,9 @@ def test_it_is_said_before_a_run_and_by_a_dry_run(tmp_path, monkeypatch):
     more = ["--valid-nets", "2", "--test-nets", "2", "--gate-width", "0.2", "--no-compare"]
     for extra in (["--dry-run"], []):
         assert "note: surrogate gates did worse" in in_process(*words, *more, *extra).out
+    assert "note:" not in in_process(*words, *more, "--model", "linear", "--dry-run").out  # which has no gates
+
+
+def test_a_setting_of_no_sense_is_said_before_all_advice(tmp_path):
+    with pytest.raises(InputError, match="--gate-width is 'wide': give a value of type float"):
+        distill(get_recipe("mnist-random").replace(gate_width="wide"), tmp_path / "run", progress=False)

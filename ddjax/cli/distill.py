@@ -79,9 +79,9 @@ class Distill:
         from ddjax.experiment.setup import set_up
         from ddjax.show import tables
 
-        told = forecast(set_up(recipe, data_dir=self.data_dir))
-        print(f"{self.recipe.name}, on this machine:\n" + tables.forecast_lines(told))
-        for line in known_trouble(recipe):
+        experiment = set_up(recipe, data_dir=self.data_dir)
+        print(f"{self.recipe.name}, on this machine:\n" + tables.forecast_lines(forecast(experiment)))
+        for line in known_trouble(experiment.recipe):
             print(f"note: {line}")
 
     def _one(self, recipe: Recipe, out: Path) -> "Distillation":

@@ -66,11 +66,11 @@ def distill(
         recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise InputError(f"a recipe is wanted, or the name of one, not {type(recipe).__name__}: see ddjax.get_recipe")
-    for line in known_trouble(recipe):
-        say(f"note: {line}", progress)
     say("loading the data", progress)
     experiment = set_up(recipe, dataset=dataset, model=model, data_dir=data_dir)
     recipe = experiment.recipe
+    for line in known_trouble(recipe):
+        say(f"note: {line}", progress)
     origin = provenance.origin(recipe.outer.outer_steps, inputs(experiment))
     config = Config(name or "custom", recipe.network.model, recipe, (origin,))
     with contextlib.ExitStack() as stack:

@@ -44,7 +44,8 @@ class Forecast(NamedTuple):
 
 def forecast(experiment: Experiment) -> Forecast:
     """The operations of the outer step as it is traced, and its time: that of one gradient on a step's images and of one on
-    real examples, which are compiled and run, times how often their operations are in it."""
+    real examples, which are compiled and run, times how often their operations are in it. The inner steps of a network
+    without any product are told as if they took no time."""
     recipe, data = experiment.recipe, experiment.data
     outer, example = recipe.outer, math.prod(experiment.dataset.input_shape)
     layout = make_layout(outer.num_nets, outer.batch_size, example_size=example, remat=recipe.inner.remat)
@@ -62,7 +63,7 @@ def forecast(experiment: Experiment) -> Forecast:
     real, real_seconds = _gradient(experiment, nets, chunk)
     turns, chunks = outer.num_nets / nets, outer.batch_size / chunk
     of_steps = max(0.0, total - turns * chunks * real)
-    seconds = (turns * chunks * real_seconds + of_steps / inner * inner_seconds) / devices
+    seconds = (turns * chunks * real_seconds + of_steps / max(inner, 1.0) * inner_seconds) / devices
 
     copies = steps + epochs if recipe.inner.remat else steps * epochs
     return Forecast(

@@ -1,34 +1,18 @@
 """A run as one page of HTML that needs nothing beside it, and a gallery of many."""
 
-import base64
-import html
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from ddjax.show import plots
+from ddjax.show import markup, plots
 from ddjax.show.animation import animate
 from ddjax.storage.artifact import PLOT_NEEDS, Artifact
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-img { max-width: 100%; background: #fff; border-radius: 4px; }
-table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
-th { font-weight: 600; } .number { text-align: right; font-variant-numeric: tabular-nums; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
-.figures div { background: var(--soft); border-radius: 6px; padding: .6rem 1rem; }
-.figures b { display: block; font-size: 1.6rem; } .figures .main { outline: 2px solid #2a7; }
-pre { background: var(--soft); padding: .8rem; overflow-x: auto; border-radius: 6px; }
-details > summary { cursor: pointer; } .runs img { max-height: 9rem; }
-"""
 _USE = """import json
 from safetensors import safe_open
 from safetensors.numpy import load_file  # or safetensors.torch
@@ -73,7 +57,7 @@ def page(told: Told) -> str:
     """
     told.artifact.require(PLOT_NEEDS)
     parts = [_head(told), _pictures(told), _classes(told), _course(told), _use(told), _settings(told), _origins(told)]
-    return _document(_name(told), "\n".join(filter(None, parts)))
+    return markup.document(_name(told), "\n".join(filter(None, parts)))
 
 
 def gallery(runs: Sequence[tuple[Told, str]], title: str) -> str:
@@ -82,45 +66,15 @@ def gallery(runs: Sequence[tuple[Told, str]], title: str) -> str:
     for told, link in runs:
         told.artifact.require(PLOT_NEEDS)
         what, figures = _what(told.artifact), dict(_figures(told))
-        name = f'<a href="{_text(link)}">{_text(_name(told))}</a>'
-        cells = (f"{name}<br>{_text(what)}", *(_text(figures.get(key, "")) for key in ("before", "distilled")))
-        image = _picture(partial(plots.plot_images, told.artifact), f"images of {_name(told)}")
+        name = f'<a href="{markup.text(link)}">{markup.text(_name(told))}</a>'
+        cells = (
+            f"{name}<br>{markup.text(what)}",
+            *(markup.text(figures.get(key, "")) for key in ("before", "distilled")),
+        )
+        image = markup.picture(partial(plots.plot_images, told.artifact), f"images of {_name(told)}")
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in (*cells, image)) + "</tr>")
     head = "<tr><th>run</th><th>before, %</th><th>distilled, %</th><th></th></tr>"
-    return _document(title, f'<h1>{_text(title)}</h1><table class="runs">{head}{"".join(rows)}</table>')
-
-
-def _document(title: str, body: str) -> str:
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_text(title)}</title>'
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n'
-    )
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _picture(draw: Callable[[IO[bytes]], Any], alt: str) -> str:
-    file = io.BytesIO()
-    draw(file)
-    coded = base64.b64encode(file.getvalue()).decode()
-    kind = "gif" if file.getvalue()[:3] == b"GIF" else "png"
-    return f'<img alt="{_text(alt)}" src="data:image/{kind};base64,{coded}">' if coded else ""
-
-
-def _table(rows: Sequence[Sequence[Any]], head: Sequence[str] = (), numbers: int = 0) -> str:
-    """Cells are text; the last `numbers` columns are set as numbers."""
-
-    def line(cells: Sequence[Any], tag: str) -> str:
-        first = len(cells) - numbers
-        return "".join(
-            f"<{tag}{' class=number' if i >= first else ''}>{_text(cell)}</{tag}>" for i, cell in enumerate(cells)
-        )
-
-    lines = [line(head, "th")] if head else []
-    lines += [line(row, "td") for row in rows]
-    return f"<table>{''.join(f'<tr>{cells}</tr>' for cells in lines)}</table>"
+    return markup.document(title, f'<h1>{markup.text(title)}</h1><table class="runs">{head}{"".join(rows)}</table>')
 
 
 def _name(told: Told) -> str:
@@ -157,22 +111,22 @@ def _figures(told: Told) -> list[tuple[str, str]]:
 
 def _head(told: Told) -> str:
     cards = "".join(
-        f"<div{' class=main' if what == 'distilled' else ''}><b>{_text(figure)}</b>{_text(what)}</div>"
+        f"<div{' class=main' if what == 'distilled' else ''}><b>{markup.text(figure)}</b>{markup.text(what)}</div>"
         for what, figure in _figures(told)
     )
     count = f"{told.summary['num_test']} test examples" if told.summary else "the test examples"
     labels = " by the poison's labels" if told.artifact.metadata["recipe"].get("data", {}).get("poison") else ""
     tested = f"Accuracy on {count}{labels}, %:"
     figures = f'<p>{tested}</p><div class="figures">{cards}</div>' if cards else ""
-    return f"<h1>{_text(_name(told))}</h1><p>{_text(_what(told.artifact))}</p>{figures}"
+    return f"<h1>{markup.text(_name(told))}</h1><p>{markup.text(_what(told.artifact))}</p>{figures}"
 
 
 def _pictures(told: Told) -> str:
-    images = _picture(partial(plots.plot_images, told.artifact), "the distilled examples")
+    images = markup.picture(partial(plots.plot_images, told.artifact), "the distilled examples")
     log_lrs = told.artifact.distilled.log_lrs
     if log_lrs.size == 1:
         return f"<h2>Distilled examples</h2>{images}<p>Learning rate of the one step: {np.exp(log_lrs).item():.4g}.</p>"
-    rates = _picture(partial(plots.plot_learning_rates, told.artifact), "the learned learning rates")
+    rates = markup.picture(partial(plots.plot_learning_rates, told.artifact), "the learned learning rates")
     return f"<h2>Distilled examples</h2>{images}<h2>Learning rates</h2>{rates}"
 
 
@@ -180,7 +134,7 @@ def _classes(told: Told) -> str:
     """Accuracy class by class before and after, and which class is taken for which; what a poison does."""
     poisoned, parts = told.summary.get("poisoning"), []
     if poisoned:
-        picture = _picture(partial(plots.plot_poisoning, poisoned), "what the poison does")
+        picture = markup.picture(partial(plots.plot_poisoning, poisoned), "what the poison does")
         parts.append(f"<h2>Poisoning</h2>{picture}")
     if told.confusions is not None:
         names, counts = told.artifact.metadata["class_names"], told.confusions
@@ -190,8 +144,8 @@ def _classes(told: Told) -> str:
             (name, int(counts[0, 0, k].sum()), *(f"{point[k, k]:.1f}" for point in mean))
             for k, name in enumerate(names)
         ]
-        table = _table(rows, ("class", "test examples", "before, %", "after, %"), numbers=3)
-        heat = _picture(partial(plots.plot_confusion, counts, names), "which class is taken for which")
+        table = markup.table(rows, ("class", "test examples", "before, %", "after, %"), numbers=3)
+        heat = markup.picture(partial(plots.plot_confusion, counts, names), "which class is taken for which")
         parts.append(f"<h2>Classes</h2>{heat}{table}")
     return "".join(parts)
 
@@ -199,13 +153,13 @@ def _classes(told: Told) -> str:
 def _course(told: Told) -> str:
     if not told.metrics:
         return ""
-    curve = _picture(partial(plots.plot_curve, list(told.metrics)), "the outer loop")
+    curve = markup.picture(partial(plots.plot_curve, list(told.metrics)), "the outer loop")
     if told.frames is not None:
-        curve += _picture(partial(animate, told.frames), "the distilled examples as they came about")
+        curve += markup.picture(partial(animate, told.frames), "the distilled examples as they came about")
     summary, last = told.summary, told.metrics[-1]
     took = f"{last['step']} outer steps in {last['seconds']:.0f} s"
     best = f"; step {summary['best_step']} did best on held-out data and was kept" if summary else ""
-    return f"<h2>The outer loop</h2><p>{_text(took + best)}.</p>{curve}"
+    return f"<h2>The outer loop</h2><p>{markup.text(took + best)}.</p>{curve}"
 
 
 def _use(told: Told) -> str:
@@ -227,8 +181,8 @@ def _use(told: Told) -> str:
     )
     start = "from the weights in the file, and from no others" if fixed else f"as one of those {fresh}"
     command = f"ddjax train {told.where}"
-    how = f"A network starts {start}, and takes the steps in this order. <code>{_text(command)}</code> does it."
-    return f"<h2>How to use it</h2><p>{how}</p><pre>{_text(code)}</pre>"
+    how = f"A network starts {start}, and takes the steps in this order. <code>{markup.text(command)}</code> does it."
+    return f"<h2>How to use it</h2><p>{how}</p><pre>{markup.text(code)}</pre>"
 
 
 def _settings(told: Told) -> str:
@@ -236,15 +190,15 @@ def _settings(told: Told) -> str:
     nested = {part: values if isinstance(values, dict) else {part: values} for part, values in recipe.items()}
     rows = [(n, v, part) for part, values in nested.items() for n, v in values.items() if v is not None]
     header = json.dumps(told.artifact.metadata, indent=1, ensure_ascii=False)
-    whole = f"<details><summary>The whole header</summary><pre>{_text(header)}</pre></details>"
-    return f"<h2>Settings</h2>{_table(rows, ('setting', 'value', 'part'))}{whole}"
+    whole = f"<details><summary>The whole header</summary><pre>{markup.text(header)}</pre></details>"
+    return f"<h2>Settings</h2>{markup.table(rows, ('setting', 'value', 'part'))}{whole}"
 
 
 def _origins(told: Told) -> str:
     if not told.origins:
         return ""
     tables = [
-        _table([(name, _in_words(value)) for name, value in origin.items()], ("made with", ""))
+        markup.table([(name, _in_words(value)) for name, value in origin.items()], ("made with", ""))
         for origin in told.origins
     ]
     return f"<h2>Where it comes from</h2>{''.join(tables)}"
