@@ -478,6 +478,12 @@ MUTANTS = (
            ("tests/test_frames.py::test_a_run_keeps_its_start_and_every_validation_and_draws_them",)),
     Mutant("frames past the step stay", "storage/frames.py", "if s <= step]", "if True]",
            ("tests/test_frames.py::test_frames_are_kept_in_order_and_dropped_past_the_step_that_a_run_goes_on_from",)),
+    Mutant("a tested network is tested again", "storage/pieces.py", "return [held[name] for name in held.files]",
+           "raise ValueError",
+           ("tests/test_resume.py::test_an_interrupted_test_goes_on_with_the_networks_that_are_left",)),
+    Mutant("another iterate's test counts", "experiment/outcome.py",
+           "provenance.digest((told, *jax.tree.leaves(jax.device_get(best))))", "provenance.digest(())",
+           ("tests/test_resume.py::test_an_interrupted_test_goes_on_with_the_networks_that_are_left",)),
     # Ordinary training
     Mutant("large gradients are not exchanged", "core/rules.py",
            "jax.lax.pmean((flat, [leaf for leaf in leaves if leaf.size >= _LARGE]), axis)",

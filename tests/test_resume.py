@@ -28,7 +28,8 @@ from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.meta import Problem
 from ddjax.core.outer import Distiller, make_distiller
 from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
-from ddjax.storage import artifact, provenance
+from ddjax.experiment import outcome
+from ddjax.storage import artifact, pieces, provenance
 from ddjax.storage.checkpoints import Checkpoints
 from ddjax.training import devices, loop as run, progress, signals
 
@@ -497,6 +498,55 @@ def test_a_finished_run_is_tested_again_with_another_number_of_networks(ddjax, t
     assert "testing on" not in printed  # the third is the second
     status, _, errors = ddjax(*arguments(4, 4, *random, "--test-nets", "5", "--seed", "1"))
     assert status == 2 and "other settings" in errors
+
+
+def test_an_interrupted_test_goes_on_with_the_networks_that_are_left(ddjax, monkeypatch, tmp_path):
+    """Twenty networks are three pieces; one that is damaged, or was measured of another iterate, is measured again."""
+    argv = arguments(4, 4, "--init", "random", "--test-nets", "20", "--no-compare", "--resume", "--out")
+    assert ddjax(*argv, "whole")[0] == 0
+    whole, out, compute = contents(tmp_path / "whole"), tmp_path / "out", []
+
+    def until(last):
+        def pieces_until(folder, work):
+            piece = pieces.pieces(folder, work)
+
+            def one(number, computes):
+                def counted():
+                    compute.append(number)
+                    if number > last:
+                        raise KeyboardInterrupt
+                    return computes()
+
+                return piece(number, counted)
+
+            return one
+
+        monkeypatch.setattr(outcome, "pieces", pieces_until)
+
+    until(1)
+    assert ddjax(*argv, "out")[0] == 130
+    kept = sorted((out / "test" / "accuracy").iterdir())
+    assert compute == [0, 1, 2] and len(kept) == 2 and not (out / "summary.json").exists()
+    damage_half(kept[0])
+    until(2)
+    assert ddjax(*argv, "out")[0] == 0
+    assert compute[3:] == [0, 2] and not (out / "test").exists()
+    for name in ("distilled.safetensors", "summary.json"):
+        assert contents(out)[name] == whole[name]
+
+    for steps, last in ((6, 1), (8, 2)):
+        compute.clear()
+        until(last)
+        assert ddjax(*argv, "out", "--outer-steps", str(steps))[0] == (0 if last == 2 else 130)
+        assert compute == [0, 1, 2]
+
+
+def test_a_long_test_tells_how_far_it_is(ddjax, monkeypatch):
+    monkeypatch.setattr(outcome, "_MINUTE", 0.0)
+    status, printed, _ = ddjax(
+        *arguments(4, 4, "--init", "random", "--test-nets", "20", "--no-compare", "--out", "out")
+    )
+    assert status == 0 and re.findall(r"tested (.*) networks", printed) == ["8/20", "16/20"]
 
 
 def test_an_augmented_run_that_is_resumed_is_bitwise_the_one_that_is_not(ddjax, stop_at, tmp_path):

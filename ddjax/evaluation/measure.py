@@ -19,6 +19,7 @@ from ddjax.core.inner import trajectory
 from ddjax.core.losses import Apply, Params
 from ddjax.core.meta import Problem
 from ddjax.data import Split
+from ddjax.storage.pieces import Piece
 
 # The setting in which everything here computes; as a context it reaches what is traced within it.
 float32 = functools.partial(jax.default_matmul_precision, "float32")
@@ -141,6 +142,11 @@ def confusion(apply: Apply, params: Params, split: Split, num_classes: int) -> j
 Measure = Callable[[Params, Split], Any]
 
 
+def at_once(number: int, compute: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    """A piece of work that nobody keeps; see `storage.pieces`."""
+    return compute()
+
+
 def evaluate(
     key: jax.Array,
     problem: Problem,
@@ -150,11 +156,12 @@ def evaluate(
     num_nets: int,
     params_N: Params | None = None,
     chunk: int = 8,
+    piece: Piece = at_once,
 ) -> Evaluation:
     """Trains `num_nets` networks on the distilled data and scores them on `split`. Arguments as for `measure_trained`."""
     measure = functools.partial(score, problem.apply)
     accuracy, loss = measure_trained(
-        measure, key, problem, distilled, split, num_nets=num_nets, params_N=params_N, chunk=chunk
+        measure, key, problem, distilled, split, num_nets=num_nets, params_N=params_N, chunk=chunk, piece=piece
     )
     epochs, steps = distilled.log_lrs.shape[-2:]
     return Evaluation(tuple(range(0, (epochs + 1) * steps, steps)), 100.0 * accuracy.astype(np.float64), loss)
@@ -170,6 +177,7 @@ def measure_trained(
     num_nets: int,
     params_N: Params | None = None,
     chunk: int = 8,
+    piece: Piece = at_once,
 ) -> Any:
     """Trains networks on the distilled data and measures each, before training and after every epoch; float32 throughout.
 
@@ -182,6 +190,7 @@ def measure_trained(
       num_nets: how many; one is enough where the initialisation is fixed.
       params_N: networks to start from instead, leaves [P, ...]: network j is number j mod P of them.
       chunk: networks trained side by side; bounds the memory.
+      piece: is given the number of each chunk and what computes it: see `storage.pieces`.
 
     Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, E + 1, ...].
     """
@@ -198,12 +207,20 @@ def measure_trained(
         return jax.lax.map(lambda params: measure(params, split), points)
 
     measures = jax.jit(jax.vmap(one_network, in_axes=(0, 0 if one_each else None, None, None)))
-    results = []
-    for rows in _chunks(num_nets, min(chunk, num_nets)):
+
+    def of_chunk(rows: np.ndarray) -> tuple[Any, ...]:
         members = jax.tree.map(operator.itemgetter(rows), distilled) if one_each else distilled
+        return _spread(jnp.asarray(rows)), members, params_N, split
+
+    def compute(rows: np.ndarray) -> list[np.ndarray]:
         with float32():
-            results.append(jax.device_get(measures(_spread(jnp.asarray(rows)), members, params_N, split)))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:num_nets], *results)
+            return jax.tree.leaves(jax.device_get(measures(*of_chunk(rows))))
+
+    chunks = list(_chunks(num_nets, min(chunk, num_nets)))
+    results = [piece(number, functools.partial(compute, rows)) for number, rows in enumerate(chunks)]
+    with float32():
+        kind = jax.tree.structure(jax.eval_shape(measures, *of_chunk(chunks[0])))
+    return jax.tree.unflatten(kind, [np.concatenate(parts)[:num_nets] for parts in zip(*results, strict=True)])
 
 
 def _spread(numbers: jax.Array) -> jax.Array:

@@ -2,6 +2,9 @@
 
 import functools
 import json
+import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +23,14 @@ from ddjax.recipes import Recipe
 from ddjax.storage import artifact, provenance, tensorfile
 from ddjax.storage.artifact import Artifact
 from ddjax.storage.files import write_json
+from ddjax.storage.pieces import Piece, pieces
 from ddjax.storage.pools import Pool
 from ddjax.training import fit
 from ddjax.training.loop import RunState
-from ddjax.training.progress import say
+from ddjax.training.progress import Bar, say
+
+_TEST = "test"  # the folder of a test that is not done
+_MINUTE = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,19 @@ def finished(folder: Path, recipe: Recipe, *, compare: bool) -> Distillation | N
 def finish(
     experiment: Experiment, state: RunState, out: Path, config: Config, *, compare: bool, progress: bool
 ) -> Distillation:
-    """Measures the best iterate on the test set, and what to `compare` it with, and writes the artefact and `summary.json`."""
+    """Measures the best iterate on the test set, and what to `compare` it with, and writes the artefact and `summary.json`.
+
+    Networks that have been tested are kept in the folder until the end, so that an interrupted test goes on.
+    """
     problem, starts, dataset = experiment.problem, experiment.starts, experiment.dataset
     best = state.best._replace(labels=problem.targets(state.best.labels))
     plain = problem._replace(targets=fixed_labels)
     nets = starts.test._asdict()
     say(f"testing on {len(dataset.y_test)} examples", progress)
-    test = evaluate(experiment.stream("test"), plain, best, experiment.outer(experiment.test), **nets)
+    kept = _kept(out / _TEST, best, starts.test.num_nets, config)
+    with Bar(0, starts.test.num_nets, "net", progress) as bar:
+        piece = _counted(kept("accuracy"), starts.test.num_nets, bar)
+        test = evaluate(experiment.stream("test"), plain, best, experiment.outer(experiment.test), piece=piece, **nets)
     chosen: dict[str, Any] = {"best_step": int(state.best_step), "valid_accuracy": 100 * float(state.best_accuracy)}
     steps = int(state.state.step)
     metadata = {
@@ -112,7 +125,10 @@ def finish(
     poisoning = None
     if experiment.recipe.data.poison:
         measure = functools.partial(confusion, plain.apply, num_classes=dataset.num_classes)
-        confusions = measure_trained(measure, experiment.stream("test"), plain, best, experiment.test, **nets)
+        piece = kept("confusions")
+        confusions = measure_trained(
+            measure, experiment.stream("test"), plain, best, experiment.test, piece=piece, **nets
+        )
         poisoning = poisoning_summary(confusions, experiment.taken_for)
     summary = Summary(
         name=config.name,
@@ -131,7 +147,33 @@ def finish(
         poisoning=poisoning,
     )
     write_json(out / SUMMARY, summary.to_json())
+    shutil.rmtree(out / _TEST)
     return Distillation(artifact.load_artifact(out), summary, out)
+
+
+def _kept(folder: Path, best: DistilledData, num_nets: int, config: Config) -> Callable[[str], Piece]:
+    """Where the pieces of a test lie, by what is measured; those of other data, code or inputs are none of it."""
+    told = json.dumps([config.origins[-1], num_nets]).encode()
+    work = provenance.digest((told, *jax.tree.leaves(jax.device_get(best))))
+    return lambda what: pieces(folder / what, work)
+
+
+def _counted(piece: Piece, num_nets: int, bar: Bar) -> Piece:
+    """The same, and the bar goes on by the networks of a piece; where there is none, there is a line a minute."""
+    done, told = 0, time.monotonic()
+
+    def counted(number: int, compute: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+        nonlocal done, told
+        arrays = piece(number, compute)
+        more = min(len(arrays[0]), num_nets - done)  # the last piece is filled up
+        done += more
+        bar.update(more)
+        if done < num_nets and time.monotonic() > told + _MINUTE:
+            told = time.monotonic()
+            bar.report("", f"tested {done}/{num_nets} networks")
+        return arrays
+
+    return counted
 
 
 def pool_summary(experiment: Experiment) -> dict[str, Any] | None:
