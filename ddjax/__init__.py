@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     )
     from ddjax.evaluation.measure import Evaluation as Evaluation, evaluate as evaluate
     from ddjax.experiment.distill import distill as distill
+    from ddjax.experiment.optimizer import make_optimizer as make_optimizer
     from ddjax.experiment.outcome import Distillation as Distillation, Summary as Summary
-    from ddjax.experiment.outer import make_optimizer as make_optimizer
     from ddjax.experiment.replay import evaluate_artifact as evaluate_artifact
     from ddjax.experiment.setup import make_problem as make_problem
     from ddjax.experiment.train import Trained as Trained, train_artifact as train_artifact
@@ -108,7 +108,7 @@ _PUBLIC = """
     evaluation.measure: Evaluation evaluate
     experiment.distill: distill
     experiment.outcome: Distillation Summary
-    experiment.outer: make_optimizer
+    experiment.optimizer: make_optimizer
     experiment.replay: evaluate_artifact
     experiment.setup: make_problem
     experiment.train: Trained train_artifact

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax.data import AUGMENTS, Split, Standardise, make_augment, make_draw_batch
+from ddjax.data import Split, Standardise, make_augment, make_draw_batch
 from ddjax.errors import InputError
 
 OFFSETS = [(row, column) for row in range(9) for column in range(9)]
@@ -59,12 +59,79 @@ def test_pictures_keep_their_labels(dtype):
     assert not np.array_equal(inputs, other)
 
 
+@pytest.mark.parametrize("name", ["flip", "scale", "rotate", "brightness", "saturation", "contrast", "cutout"])
+def test_what_each_part_does_to_a_picture(name):
+    """By what it leaves as it is; each picture otherwise than the next, within the ranges that are said."""
+    rng = np.random.RandomState(0)
+    picture = rng.normal(size=(9, 9, 3)).astype(np.float32)
+    batch = jnp.asarray(np.broadcast_to(picture, (300, 9, 9, 3)))
+    augment = make_augment(name, (9, 9, 3))
+    assert augment is not None
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        found = np.asarray(jax.jit(augment)(jax.random.key(0), batch))
+    kinds = len({one.tobytes() for one in found})
+    assert found.shape == batch.shape and found.dtype == np.float32 and (kinds == 2 if name == "flip" else kinds > 60)
+    if name == "flip":
+        mirrored = [np.array_equal(one, picture[:, ::-1]) for one in found]
+        assert all(m or np.array_equal(one, picture) for m, one in zip(mirrored, found, strict=True))
+        assert 120 < sum(mirrored) < 180
+    elif name in ("scale", "rotate"):
+        np.testing.assert_allclose(
+            found[:, 4, 4], np.broadcast_to(picture[4, 4], (300, 3)), atol=1e-5
+        )  # the middle stays
+    elif name == "brightness":
+        added = (found - picture).reshape(300, -1)
+        np.testing.assert_allclose(added - added[:, :1], 0, atol=1e-5)
+        assert -0.5 <= added.min() < -0.4 and 0.4 < added.max() <= 0.5
+    elif name == "cutout":
+        zeros = (found == 0).all(axis=3)
+        assert np.all((found == picture) | zeros[..., None])
+        assert zeros.sum(axis=(1, 2)).max() == 25 and zeros.any(axis=0).all()
+    else:
+        axes: tuple[int, ...] = (3,) if name == "saturation" else (1, 2, 3)
+        np.testing.assert_allclose(
+            found.mean(axis=axes), np.broadcast_to(picture, found.shape).mean(axis=axes), atol=1e-5
+        )
+        spread = np.asarray(found - found.mean(axis=axes, keepdims=True)).std(axis=(1, 2, 3))
+        spread /= np.asarray(picture - picture.mean(axis=tuple(a - 1 for a in axes), keepdims=True)).std()
+        low, high = (0, 2) if name == "saturation" else (0.5, 1.5)
+        assert low <= spread.min() < low + 0.1 and high - 0.1 < spread.max() <= high + 1e-4
+
+
+def test_a_quarter_turn_is_numpys_and_half_a_size_every_other_pixel():
+    from ddjax.data.augment import _seen_through
+
+    picture = np.random.RandomState(0).normal(size=(7, 7, 2)).astype(np.float32)
+    turns = jnp.asarray([[[0.0, -1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    found = _seen_through(jnp.asarray(np.stack([picture, picture])), turns)
+    np.testing.assert_allclose(found[0], np.rot90(picture, -1), atol=1e-6)
+    np.testing.assert_allclose(found[1], picture, atol=1e-6)
+    halved = _seen_through(jnp.asarray(picture[None]), jnp.asarray([[[2.0, 0.0], [0.0, 2.0]]]))[0]
+    np.testing.assert_allclose(halved[2:5, 2:5], picture[1:6:2, 1:6:2], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["crop-flip", "scale-rotate", "brightness-saturation-contrast-cutout"])
+def test_derivatives_reach_distilled_images_through_it(x64, name):
+    """Linear in the pictures, all of them, so that one difference is the derivative."""
+    rng = np.random.RandomState(1)
+    pictures, direction = (jnp.asarray(rng.normal(size=(4, 8, 8, 3))) for _ in range(2))
+    augment = make_augment(name, (8, 8, 3))
+    assert augment is not None
+    function = lambda pictures: augment(jax.random.key(2), pictures)  # noqa: E731
+    _, pushed = jax.jvp(function, (pictures,), (direction,))
+    np.testing.assert_allclose(pushed, function(pictures + direction) - function(pictures), atol=1e-12)
+    weights = jnp.asarray(rng.normal(size=pushed.shape))
+    _, pull = jax.vjp(function, pictures)
+    np.testing.assert_allclose(jnp.vdot(pull(weights)[0], direction), jnp.vdot(weights, pushed), rtol=1e-10)
+    assert jnp.linalg.norm(pushed) > 1
+
+
 def test_none_is_none():
     """To the last bit what is drawn without a word of it."""
     assert make_augment("none", (4,)) is None
     pictures = np.random.RandomState(0).randint(0, 256, (20, 6, 6, 3), np.uint8)
     split = Split.on_device(pictures, np.arange(20, dtype=np.int32), Standardise.by([0.5], [0.2]))
-    batches = [make_draw_batch(*args)(jax.random.key(0), split) for args in ((16, 20), (16, 20, AUGMENTS["none"]))]
+    batches = [make_draw_batch(*args)(jax.random.key(0), split) for args in ((16, 20), (16, 20, None))]
     jax.tree.map(np.testing.assert_array_equal, *batches)
 
 
@@ -80,5 +147,7 @@ def test_examples_that_cannot_be_augmented(shape):
 
 
 def test_an_unknown_name():
-    with pytest.raises(InputError, match="^--augment is 'turn': choose one of none, crop, crop-flip$"):
+    with pytest.raises(
+        InputError, match="^--augment is 'turn': give none, or some of crop, flip, .* joined by -, as crop-flip$"
+    ):
         make_augment("turn", (9, 9, 1))

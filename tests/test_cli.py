@@ -680,7 +680,7 @@ def test_pretrain_refuses_what_it_cannot_do(pooled):
         ((*LINEAR, "--pool", "new", "--lr=-1"), "--lr is -1.0: give a number above zero"),
         (("pretrain", "mnist-usps-fixed", "--pool", "new"), "ddjax prepare mnist"),
         ((*LINEAR, "--source", "mnits"), "no data set named 'mnits'"),
-        ((*LINEAR, "--pool", "new", "--augment", "turn"), "--augment is 'turn': choose one of none, crop, crop-flip"),
+        ((*LINEAR, "--pool", "new", "--augment", "turn"), "--augment is 'turn': give none, or some of crop,"),
         ((*LINEAR, "--pool", "new", "--width", 3), "model 'lenet' has no option width: leave it out"),
         (
             (*LINEAR, "--pool", "new", "--model", "mlp", "--pictures", "4x4x1", "--augment", "crop"),

@@ -17,11 +17,12 @@ from jax.flatten_util import ravel_pytree
 from ddjax.core import losses
 from ddjax.core.distilled import DistilledData, fixed_labels, learned_labels
 from ddjax.core.inner import trajectory, unroll
-from ddjax.core.order import Data, Example
+from ddjax.core.order import Data, Example, Place
 from ddjax.core.rules import Weights, inner_update, mixed_mode, reverse_over_reverse
 from ddjax.errors import InputError
 from ddjax.experiment.setup import DIRECTIONS as RECIPE_DIRECTIONS
 from ddjax.models import MLP, WEIGHT_INITS, LeNet, from_linen
+from ddjax.recipes import Inner
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -80,16 +81,17 @@ def make_case(name, seed=0, **options):
     return Case(losses.of_network(model.apply), params, distilled, batch)
 
 
-def plain_unroll(loss, direction, targets, params, distilled, window=None):
+def plain_unroll(loss, direction, targets, params, distilled, window=None, see=lambda t, *example: example):
     """The reference: loops of Python around `jax.grad`; nothing of ddjax, no scan, no custom rule, nothing recomputed.
 
     With `window`, (start, length), what the steps before `start` arrive at is a constant, and the loop ends with the window.
+    `see` is what step t sees of its images and targets.
     """
     direction = optax.identity() if direction is None else direction
 
     @jax.jit
-    def step(params, state, images, labels, log_lr):
-        grads = jax.grad(loss)(params, images, targets(labels))
+    def step(params, state, images, targets, log_lr):
+        grads = jax.grad(loss)(params, images, targets)
         updates, state = direction.update(grads, state, params)
         return jax.tree.map(lambda p, u: p - jnp.exp(log_lr) * u, params, updates), state
 
@@ -100,7 +102,8 @@ def plain_unroll(loss, direction, targets, params, distilled, window=None):
         if t == start:
             params, state = jax.lax.stop_gradient((params, state))
         e, s = divmod(t, steps)
-        params, state = step(params, state, distilled.images[s], distilled.labels[s], distilled.log_lrs[e, s])
+        images, labels = see(t, distilled.images[s], targets(distilled.labels[s]))
+        params, state = step(params, state, images, labels, distilled.log_lrs[e, s])
     return params
 
 
@@ -109,7 +112,7 @@ def one_step(rule):
 
     def step(weights, example):
         inputs, targets, log_lr = jax.tree.map(lambda leaf: leaf[None], example)
-        return rule.run(weights, Data(inputs, targets), log_lr, jnp.zeros((), jnp.int32))
+        return rule.run(weights, Data(inputs, targets), log_lr, Place(jnp.zeros((), jnp.int32)))
 
     return step
 
@@ -475,7 +478,7 @@ def test_dead_units_leave_the_meta_gradient_finite(direction):
     """Their gradient is exactly zero, where the derivative of the root in Adam is infinite."""
     case = make_case("mlp", activation=jax.nn.relu)
     layers = case.params | {"dense1": case.params["dense1"] | {"bias": jnp.full(6, -100.0).at[0].set(0.0)}}
-    run = partial(unroll, case.loss, direction=RECIPE_DIRECTIONS[direction](), targets=learned_labels)
+    run = partial(unroll, case.loss, direction=RECIPE_DIRECTIONS[direction](Inner()), targets=learned_labels)
     grads = jax.jit(jax.grad(partial(case.outer, run), argnums=1))(layers, case.distilled)
     assert_matters(grads)
     assert all(np.all(np.isfinite(leaf)) for leaf in grads)

@@ -57,6 +57,15 @@ def make_dataset(dtype=jnp.float64):
     return jnp.asarray(rng.normal(size=(40, D)), dtype), jnp.asarray(np.eye(K)[rng.randint(0, K, 40)], dtype)
 
 
+def half_view(key, example):
+    """A random half of the examples, each scaled at random and its target softened: chosen and changed at once."""
+    rows_key, scale_key = jax.random.split(key)
+    images, targets = example
+    rows = jax.random.permutation(rows_key, len(images))[: len(images) // 2]
+    scale = jax.random.uniform(scale_key, (len(rows), 1), images.dtype, 0.5, 2.0)
+    return jnp.sin(scale * images[rows]), 0.9 * targets[rows] + 0.1 / targets.shape[-1]
+
+
 def optimizer():
     return optax.chain(optax.clip_by_global_norm(0.05), optax.adam(0.1, b1=0.5))
 
@@ -342,10 +351,17 @@ mapped = jax.tree.map(lambda x: x.mean(axis=0), jax.pmap(of_one)(params_N))
 on_mesh = jax.jit(partial(meta_gradient, problem, layout=Layout(meshed(4, 8))))(params_N, distilled, batch)
 flat = lambda tree: np.hstack([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).tolist()
 report["pmap"], report["mesh"] = flat(mapped), flat(on_mesh)
-matched = problem._replace(match=cosine_distance)
+others = {
+    "matched": problem._replace(match=cosine_distance),
+    "drawn": problem._replace(window=3, view=t.half_view),
+    "bounded": problem._replace(bound=0.01),
+}
 placed = (Layout(), Layout(meshed(4, 8)), Layout(meshed(4, 8), share_steps=True), Layout(meshed(4, 2)))
-by = [jax.jit(partial(meta_gradient, matched, layout=layout))(params_N, distilled, batch) for layout in placed]
-report["matched"] = list(map(flat, by))
+def by(problem, layout):
+    gradient = jax.jit(partial(meta_gradient, problem, layout=layout))
+    return flat(gradient(params_N, distilled, batch, key=jax.random.key(2)))
+for what, other in others.items():
+    report[what] = [by(other, layout) for layout in placed]
 print(json.dumps(report))
 """
 
@@ -405,6 +421,13 @@ def test_pmap_over_networks_is_the_same_meta_gradient(eight_devices):
 
 def test_gradients_are_matched_with_those_of_the_whole_batch(eight_devices):
     alone, *spread = eight_devices["matched"]
+    for values in spread:
+        np.testing.assert_allclose(values, alone, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("what", ["drawn", "bounded"])
+def test_windows_views_and_bounds_do_not_depend_on_the_devices(eight_devices, what):
+    alone, *spread = eight_devices[what]
     for values in spread:
         np.testing.assert_allclose(values, alone, rtol=1e-9, atol=1e-12)
 

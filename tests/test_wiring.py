@@ -27,7 +27,8 @@ from ddjax.data import Dataset, Standardise, make_draw_batch, parse_shape
 from ddjax.data.augment import crop
 from ddjax.evaluation import baselines
 from ddjax.experiment import distill as distilling, outcome, outer as outer_loop
-from ddjax.experiment.outer import build_distiller, first_iterate, make_optimizer
+from ddjax.experiment.optimizer import make_optimizer
+from ddjax.experiment.outer import build_distiller, first_iterate
 from ddjax.experiment.replay import evaluate_artifact
 from ddjax.experiment.setup import set_up
 from ddjax.experiment.starts import make_starts, networks_of
@@ -93,7 +94,7 @@ class Watched:
         def keyed(name):
             return lambda key, *_, **__: self.keys.update({name: jax.random.key_data(key).tolist()})
 
-        def sizes(problem, params_N, distilled, batch, layout):
+        def sizes(problem, params_N, distilled, batch, layout, key):
             self.shapes.add((len(jax.tree.leaves(params_N)[0]), *batch[0].shape, layout.remat))
 
         def noted(run, state, info):
@@ -334,6 +335,10 @@ BASE = Outer(outer_steps=STEPS, lr=0.1, lr_log_lrs=0.02, b1=0.5, b2=0.9, clip=1.
         {"lr": 0.4},
         {"lr_log_lrs": 0.3},
         {"outer_steps": 9},
+        {"lr_labels": 0.3},
+        {"schedule": "constant"},
+        {"warmup": 1, "outer_steps": 9},
+        {"warmup": 2, "schedule": "constant"},
     ],
     ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()) or "base",
 )
@@ -346,7 +351,7 @@ def test_the_optimiser_is_adam_as_written_down(changes):
         "log_lrs": np.zeros((2, 2)),
     }
     distilled = DistilledData(**{name: jnp.asarray(value, jnp.float32) for name, value in now.items()})
-    optimizer = make_optimizer(settings)
+    optimizer = make_optimizer(Recipe(outer=settings))
     state = optimizer.init(distilled)
     first, second = (dict.fromkeys(now, 0.0) for _ in range(2))
     for t in range(STEPS):
@@ -361,8 +366,12 @@ def test_the_optimiser_is_adam_as_written_down(changes):
             first[name] = settings.b1 * first[name] + (1 - settings.b1) * bound * grad
             second[name] = settings.b2 * second[name] + (1 - settings.b2) * (bound * grad) ** 2
             mean, square = first[name] / (1 - settings.b1 ** (t + 1)), second[name] / (1 - settings.b2 ** (t + 1))
-            peak = settings.lr_log_lrs if name == "log_lrs" else settings.lr
-            rate = peak * (1 + np.cos(np.pi * t / settings.outer_steps)) / 2
+            peaks = {"images": settings.lr, "labels": settings.lr_labels, "log_lrs": settings.lr_log_lrs}
+            rate, done = peaks[name] or settings.lr, t - settings.warmup
+            if done < 0:
+                rate *= (t + 1) / settings.warmup
+            elif settings.schedule == "cosine":
+                rate *= (1 + np.cos(np.pi * done / (settings.outer_steps - settings.warmup))) / 2
             now[name] = now[name] - rate * mean / (np.sqrt(square) + 1e-8)
         for name, value in now.items():
             np.testing.assert_allclose(getattr(distilled, name), value, rtol=1e-4, atol=1e-6)
@@ -432,6 +441,7 @@ OTHER = {
     "pictures": "5x5x1",
     "poison": "0:1",
     "augment": "crop",
+    "siamese": "flip",
     "model": "linear",
     "width": 2,
     "depth": 1,
@@ -442,20 +452,33 @@ OTHER = {
     "steps": 2,
     "epochs": 2,
     "per_class": 2,
+    "images": 2,
+    "subset_classes": 2,
+    "subset_images": 1,
     "direction": "adam",
+    "momentum": 0.5,
+    "weight_decay": 0.1,
     "inner_lr": 0.1,
+    "learn_rates": "one",
     "start": "real",
     "learn_labels": True,
     "remat": True,
     "objective": "gradient",
+    "window": 2,
     "outer_steps": 3,
+    "schedule": "constant",
+    "warmup": 1,
+    "optimizer": "lion",
     "num_nets": 2,
     "batch_size": 8,
     "lr": 0.1,
+    "lr_labels": 0.1,
     "lr_log_lrs": 0.1,
     "b1": 0.9,
     "b2": 0.5,
     "clip": 0.01,
+    "clip_relative": 2.0,
+    "clip_nets": 0.01,
     "ema": 0.5,
     "precision": "bfloat16",
     "eval_every": 1,
@@ -471,6 +494,11 @@ ELSEWHERE = {
 # What a setting needs to make sense: pictures as large as the padding wants them, the network that has it.
 NEEDS: dict[str, dict[str, Any]] = {
     "augment": {"pictures": "5x5x1"},
+    "siamese": {"pictures": "5x5x1"},
+    "images": {"learn_labels": True},
+    "subset_images": {"per_class": 2},
+    "momentum": {"direction": "nesterov"},
+    "window": {"steps": 3},
     "width": {"model": "convnet", "depth": 2},
     "depth": {"model": "convnet", "depth": 2},
 }

@@ -56,6 +56,7 @@ def init_distilled(
     per_class: int,
     learning_rate: float,
     sharpness: float = 1.0,
+    examples: int | None = None,
 ) -> DistilledData:
     """Distilled data before any learning: images from N(0, 1), one-hot labels, one learning rate (paper, sec. 4).
 
@@ -68,10 +69,16 @@ def init_distilled(
       learning_rate: value every learning rate starts from, > 0.
       sharpness: entry of `labels` for an example's own class; the others are 0. One for targets that are the labels themselves
         (`fixed_labels`), more for logits (`learned_labels`), as 4, which leaves ten classes 86 % on their own.
+      examples: M, where it is not K * per_class: classes take turns at the examples, or, of fewer examples than classes,
+        examples at the classes, so that each has several.
     """
-    classes = jnp.tile(jnp.repeat(jnp.arange(num_classes), per_class), (steps, 1))
+    if examples is None:
+        owners = jax.nn.one_hot(jnp.repeat(jnp.arange(num_classes), per_class), num_classes)
+    else:
+        rows, columns = jnp.arange(examples)[:, None], jnp.arange(num_classes)[None]
+        owners = ((rows - columns) % min(examples, num_classes) == 0).astype(float)
     return DistilledData(
-        images=jax.random.normal(key, (steps, num_classes * per_class, *input_shape)),
-        labels=sharpness * jax.nn.one_hot(classes, num_classes),
+        images=jax.random.normal(key, (steps, len(owners), *input_shape)),
+        labels=jnp.tile(sharpness * owners, (steps, 1, 1)),
         log_lrs=jnp.full((epochs, steps), jnp.log(learning_rate)),
     )

@@ -11,8 +11,9 @@ import optax
 
 from ddjax.core.distilled import DistilledData, Targets, check_distilled, fixed_labels
 from ddjax.core.losses import Loss, Params
-from ddjax.core.order import Data, Window, example_of, within
+from ddjax.core.order import Data, Place, View, Window, example_of, seen, within
 from ddjax.core.rules import MakeRule, Run, Weights, mixed_mode
+from ddjax.errors import InputError
 
 
 def trajectory(
@@ -29,10 +30,10 @@ def trajectory(
     Arguments as for `unroll`.
     """
     weights, data = _start(params, distilled, direction, targets)
-    run, first = rule(loss, direction, None).run, jnp.zeros((), jnp.int32)
+    run, place = rule(loss, direction, None, None).run, Place(jnp.zeros((), jnp.int32))
 
     def epoch(weights: Weights, log_lrs_S: jax.Array) -> tuple[Weights, Params]:
-        weights = run(weights, data, log_lrs_S, first)
+        weights = run(weights, data, log_lrs_S, place)
         return weights, weights.params
 
     return jax.lax.scan(epoch, weights, distilled.log_lrs)[1]
@@ -48,6 +49,8 @@ def unroll(
     rule: MakeRule = mixed_mode,
     remat: bool = False,
     window: Window | None = None,
+    view: View | None = None,
+    key: jax.Array | None = None,
     axis: str | None = None,
 ) -> Params:
     """The weights theta_T at the end of the inner loop, T = S * E.
@@ -68,22 +71,30 @@ def unroll(
       window: (start, length), 0 <= start <= T - length: the loop ends after step start + length - 1, and the steps
         before `start`, which may be traced, run without gradients, and none reaches `params` (truncated backpropagation:
         RaT-BPTT, arXiv 2311.07025). A traced start out of range gives weights of NaN.
+      view: what each step sees of its examples, drawn from `key`: some of them, or all of them augmented (see `order.View`).
+      key: step t draws from `fold_in(key, t)`.
       axis: name of a mapped axis whose devices each hold a share of every step's examples (equal shares, M in all).
 
     Raises:
-      InputError: `distilled` is not of one shape, or the window does not lie within the T steps.
+      InputError: `distilled` is not of one shape, the window does not lie within the T steps, or a view has no key.
     """
-    step, run = rule(loss, direction, axis)
+    if view is not None and key is None:
+        raise InputError("a view draws from a key: give key=jax.random.key(0), another one every time")
+    step, run = rule(loss, direction, axis, view)
     weights, data = _start(params, distilled, direction, targets)
-    log_lrs_T, first = distilled.log_lrs.reshape(-1), jnp.asarray(0, jnp.int32)
+    log_lrs_T, place = distilled.log_lrs.reshape(-1), Place(jnp.zeros((), jnp.int32), key)
     if window is not None:
         weights, still, still_lrs = jax.lax.stop_gradient((weights, data, log_lrs_T))
         first, log_lrs_T = within(window, log_lrs_T)
-        steps = len(data.inputs)
-        weights = jax.lax.fori_loop(0, first, lambda t, w: step(w, example_of(still, t % steps, still_lrs[t])), weights)
+
+        def before(t: jax.Array, weights: Weights) -> Weights:
+            return step(weights, seen(view, place, t, example_of(still, t, still_lrs[t])))
+
+        weights = jax.lax.fori_loop(0, first, before, weights)
+        place = place._replace(first=first)
     if remat:
-        return _turns(jax.checkpoint(run), weights, data, log_lrs_T, first).params
-    return run(weights, data, log_lrs_T, first).params
+        return _turns(jax.checkpoint(run), weights, data, log_lrs_T, place).params
+    return run(weights, data, log_lrs_T, place).params
 
 
 def _start(
@@ -95,11 +106,16 @@ def _start(
     return weights, Data(distilled.images, targets(distilled.labels))
 
 
-def _turns(run: Run, weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> Weights:
-    """`run`, S steps at a time: each turn ends where the next begins, at the same step of the data; then what is left."""
+def _turns(run: Run, weights: Weights, data: Data, log_lrs_T: jax.Array, place: Place) -> Weights:
+    """`run`, S steps at a time: each turn ends where the next begins; then what is left."""
     steps = len(data.inputs)
     turns, rest = jnp.split(log_lrs_T, [len(log_lrs_T) // steps * steps])
+
+    def turn(carry: tuple[Weights, jax.Array], log_lrs_S: jax.Array) -> tuple[tuple[Weights, jax.Array], None]:
+        weights, first = carry
+        return (run(weights, data, log_lrs_S, place._replace(first=first)), first + steps), None
+
     if len(turns):
-        turns = turns.reshape(-1, steps)
-        weights, _ = jax.lax.scan(lambda w, log_lrs_S: (run(w, data, log_lrs_S, first), None), weights, turns)
-    return run(weights, data, rest, first) if len(rest) else weights
+        (weights, first), _ = jax.lax.scan(turn, (weights, place.first), turns.reshape(-1, steps))
+        place = place._replace(first=first)
+    return run(weights, data, rest, place) if len(rest) else weights

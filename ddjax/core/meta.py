@@ -20,6 +20,7 @@ from ddjax.core.inits import Init
 from ddjax.core.inner import unroll
 from ddjax.core.losses import Apply, Loss, Params
 from ddjax.core.matching import Match
+from ddjax.core.order import View, draw
 from ddjax.core.rules import MakeRule, mixed_mode
 from ddjax.errors import InputError
 
@@ -40,6 +41,11 @@ class Problem(NamedTuple):
       direction: optax transformation of the inner gradient; None is gradient descent.
       targets: how `DistilledData.labels` become targets: `fixed_labels` or `learned_labels`.
       rule: differentiation rule of the inner steps (see `inner.unroll`).
+      window: steps that an unroll differentiates, from a start that is drawn, all starts being as likely; None: all T.
+      view: what each inner step sees of its examples, drawn anew every time (see `order.View`); None: all, as they are.
+      bound: of the global norm of each network's meta-gradient, which is scaled down to it; None: there is none.
+
+    The last three are of the meta-gradient alone: distilled data are used without them.
     """
 
     apply: Apply
@@ -50,6 +56,9 @@ class Problem(NamedTuple):
     direction: optax.GradientTransformation | None = None
     targets: Targets = fixed_labels
     rule: MakeRule = mixed_mode
+    window: int | None = None
+    view: View | None = None
+    bound: float | None = None
 
     @property
     def unroll_options(self) -> dict[str, Any]:
@@ -78,15 +87,19 @@ class Layout(NamedTuple):
 ONE_DEVICE = Layout()
 
 
-def meta_loss(problem: Problem, params_N: Params, distilled: DistilledData, batch: Batch) -> jax.Array:
+def meta_loss(
+    problem: Problem, params_N: Params, distilled: DistilledData, batch: Batch, key: jax.Array | None = None
+) -> jax.Array:
     """Mean over N initialisations (leaves [N, ...]) of the outer loss on `batch` after the inner loop.
 
-    The definition of what `meta_gradient` differentiates, differentiable itself. Raises as that does.
+    The definition of what `meta_gradient` differentiates where nothing is bounded, differentiable itself. Arguments and
+    errors as for that.
     """
     _check(params_N, distilled, batch)
+    drawn = draw(key, distilled.log_lrs.size, problem.window, problem.view)
 
     def one_network(params: Params) -> jax.Array:
-        end = unroll(problem.inner_loss, params, distilled, **problem.unroll_options)
+        end = unroll(problem.inner_loss, params, distilled, **drawn, **problem.unroll_options)
         if problem.match is None:
             return problem.outer_loss(end, *batch)
         return problem.match(jax.grad(problem.outer_loss)(params, *batch), jax.tree.map(jnp.subtract, params, end))
@@ -104,27 +117,36 @@ def _check(params_N: Params, distilled: DistilledData, batch: Batch) -> None:
 
 
 def meta_gradient(
-    problem: Problem, params_N: Params, distilled: DistilledData, batch: Batch, layout: Layout = ONE_DEVICE
+    problem: Problem,
+    params_N: Params,
+    distilled: DistilledData,
+    batch: Batch,
+    layout: Layout = ONE_DEVICE,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, DistilledData]:
     """`meta_loss` and its gradient for the distilled data, laid out as asked.
 
     The outer loss must be a mean over its examples. Sizes that do not divide are left whole: a chunk that does not divide
-    a device's share of the batch, networks that do not divide by `together`, steps whose examples do not divide.
+    a device's share of the batch, networks that do not divide by `together`, steps whose examples do not divide. Steps are
+    not shared where examples are seen at random, or networks bounded each. `key` is what windows and views are drawn from,
+    the same ones for all networks.
 
     Raises:
-      InputError: networks, inputs and targets of the batch, or distilled data do not agree in their sizes.
+      InputError: networks, inputs and targets of the batch, or distilled data do not agree in their sizes; a window is longer
+        than the loop, or there is no key to draw from.
     """
     _check(params_N, distilled, batch)
     if layout.mesh is None:
-        return _on_one_device(problem, params_N, distilled, batch, layout)
+        return _on_one_device(problem, params_N, distilled, batch, key, layout)
     sharers = layout.mesh.shape["batch"]
-    axis = "batch" if layout.share_steps and sharers > 1 and distilled.images.shape[1] % sharers == 0 else None
+    share = layout.share_steps and problem.view is None and problem.bound is None
+    axis = "batch" if share and sharers > 1 and distilled.images.shape[1] % sharers == 0 else None
     nets, shared, whole = PartitionSpec("nets"), PartitionSpec("batch"), PartitionSpec()
     examples = PartitionSpec(None, axis)
     data: Any = DistilledData(images=cast(Any, examples), labels=cast(Any, examples), log_lrs=cast(Any, whole))
 
-    def on_each(params_n: Params, distilled: DistilledData, batch: Batch) -> Any:
-        loss, grads = _on_one_device(problem, params_n, distilled, batch, layout, axis, shared_by="batch")
+    def on_each(params_n: Params, distilled: DistilledData, batch: Batch, key: jax.Array | None) -> Any:
+        loss, grads = _on_one_device(problem, params_n, distilled, batch, key, layout, axis, shared_by="batch")
         loss, grads = jax.lax.pmean((loss, grads), "nets")
         if axis is None:
             return jax.lax.pmean((loss, grads), "batch")
@@ -134,11 +156,11 @@ def meta_gradient(
     sharded = jax.shard_map(
         on_each,
         mesh=layout.mesh,
-        in_specs=(nets, data, shared),
+        in_specs=(nets, data, shared, whole),
         out_specs=(whole, data),
         check_vma=False,
     )
-    return cast(tuple[jax.Array, DistilledData], sharded(params_N, distilled, batch))
+    return cast(tuple[jax.Array, DistilledData], sharded(params_N, distilled, batch, key))
 
 
 def _on_one_device(
@@ -146,13 +168,15 @@ def _on_one_device(
     params_N: Params,
     distilled: DistilledData,
     batch: Batch,
+    key: jax.Array | None,
     layout: Layout,
     axis: str | None = None,
     shared_by: str | None = None,
 ) -> tuple[jax.Array, DistilledData]:
     """`meta_gradient` on one device's networks and share of the batch, which the axis `shared_by` has the whole of; sums over
     `axis` are taken within."""
-    inner = partial(unroll, problem.inner_loss, remat=layout.remat, axis=axis, **problem.unroll_options)
+    drawn = draw(key, distilled.log_lrs.size, problem.window, problem.view)
+    inner = partial(unroll, problem.inner_loss, remat=layout.remat, axis=axis, **drawn, **problem.unroll_options)
 
     def objective(start: Params, end: Params) -> tuple[jax.Array, Params]:
         """What is minimised, and its gradient for the weights at the end."""
@@ -168,7 +192,12 @@ def _on_one_device(
         end, pull = jax.vjp(partial(inner, params), distilled)
         loss, by_params = objective(params, end)
         # With shared steps every device pulls the same cotangent through its own examples; without, each its own.
-        return loss, pull(by_params if axis is None else jax.lax.pmean(by_params, axis))[0]
+        grads = pull(by_params if axis is None else jax.lax.pmean(by_params, axis))[0]
+        if problem.bound is not None:
+            grads = grads if shared_by is None else jax.lax.pmean(grads, shared_by)
+            scale = jnp.minimum(1.0, problem.bound / optax.tree.norm(grads))
+            grads = jax.tree.map(lambda x: scale.astype(x.dtype) * x, grads)
+        return loss, grads
 
     count = jax.tree.leaves(params_N)[0].shape[0]
     together = layout.together or count

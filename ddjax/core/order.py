@@ -1,9 +1,10 @@
-"""The order of the inner loop's steps, and the window of them that is differentiated.
+"""The order of the inner loop's steps, what each sees of its data, and the window of them that is differentiated.
 
 Step t of T = S * E trains on step s of the distilled data at the learning rate of epoch e, where t = e * S + s.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -30,15 +31,35 @@ class Data(NamedTuple):
     targets: jax.Array
 
 
-def order(data: Data, log_lrs_T: jax.Array, first: jax.Array) -> jax.Array:
-    """Which step's data each of the next len(log_lrs_T) steps trains on, step `first` of the whole being the first."""
-    return (first + jnp.arange(len(log_lrs_T), dtype=jnp.int32)) % len(data.inputs)
+class Place(NamedTuple):
+    """Where in the loop a run of steps begins: at step `first`, int32 [], of the whole; `key` is what views draw from."""
+
+    first: jax.Array
+    key: jax.Array | None = None
 
 
-def example_of(data: Data, s: jax.Array, log_lr: jax.Array) -> Example:
-    """Step s of the data at its learning rate."""
+# What a step sees of its examples, changed or chosen at random: (key, inputs [M, ...] and targets [M, K]) -> the same, of as
+# many examples as it likes; differentiable.
+View = Callable[[jax.Array, tuple[jax.Array, jax.Array]], tuple[jax.Array, jax.Array]]
+
+
+def numbers(log_lrs_T: jax.Array, place: Place) -> jax.Array:
+    """The number t of each of the next len(log_lrs_T) steps."""
+    return place.first + jnp.arange(len(log_lrs_T), dtype=jnp.int32)
+
+
+def example_of(data: Data, t: jax.Array, log_lr: jax.Array) -> Example:
+    """The data of step t at its learning rate."""
+    s = t % len(data.inputs)
     inputs, targets = (jax.lax.dynamic_index_in_dim(part, s, keepdims=False) for part in data)
     return Example(inputs, targets, log_lr)
+
+
+def seen(view: View | None, place: Place, t: jax.Array, example: Example) -> Example:
+    """What step t sees of its example: drawn from `fold_in(key, t)`."""
+    if view is None or place.key is None:
+        return example
+    return Example(*view(jax.random.fold_in(place.key, t), example[:2]), example.log_lr)
 
 
 def within(window: Window, log_lrs_T: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -58,3 +79,24 @@ def within(window: Window, log_lrs_T: jax.Array) -> tuple[jax.Array, jax.Array]:
     first = jnp.clip(start, 0, T - length) if traced else start
     log_lrs = jax.lax.dynamic_slice_in_dim(log_lrs_T, first, length)
     return jnp.asarray(first, jnp.int32), jnp.where(first == start, log_lrs, jnp.nan) if traced else log_lrs
+
+
+def draw(key: jax.Array | None, steps: int, window: int | None, view: View | None) -> dict[str, Any]:
+    """The options of an unroll of so many steps that are drawn from the key of an outer step: the start of a window of this
+    length, evenly, and the key of views.
+
+    Raises:
+      InputError: there is no key to draw from, or the window is longer than the loop.
+    """
+    if window is None and view is None:
+        return {}
+    if key is None:
+        raise InputError("windows and views are drawn from a key: give key=jax.random.key(0), another one every time")
+    if window is not None and window > steps:
+        raise InputError(f"a window of {window} steps is longer than the {steps} there are")
+    window_key, view_key = jax.random.split(key)
+    drawn: dict[str, Any] = {"view": view, "key": view_key}
+    if window is not None:
+        start = jax.random.randint(window_key, (), 0, steps - window + 1, dtype=jnp.int32)
+        drawn["window"] = start, window
+    return drawn

@@ -93,10 +93,11 @@ def make_distiller(
         return cast(DistillState, jax.device_put(jax.tree.map(jnp.copy, state), everywhere))
 
     def step(key: jax.Array, state: DistillState, dataset: Any) -> tuple[DistillState, Info]:
-        batch_key, nets_key = jax.random.split(jax.random.fold_in(key, state.step))
+        key = jax.random.fold_in(key, state.step)
+        batch_key, nets_key = jax.random.split(key)
         batch = shard(draw_batch(batch_key, dataset), "batch")
         params_N = shard(jax.vmap(problem.init)(jax.random.split(nets_key, num_nets)), "nets")
-        loss, grads = meta_gradient(problem, params_N, state.distilled, batch, layout)
+        loss, grads = meta_gradient(problem, params_N, state.distilled, batch, layout, jax.random.fold_in(key, 0))
         moved = _moved(state, grads, optimizer, ema_decay)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         # Chosen inside the step because the old state's buffers are donated: outside, there is no going back.

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
 from ddjax.core.kept import Steps
 from ddjax.core.losses import Loss, Params
-from ddjax.core.order import Data, Example, example_of, order
+from ddjax.core.order import Data, Example, Place, View, example_of, numbers, seen
 
 
 class Weights(NamedTuple):
@@ -28,7 +27,7 @@ class Weights(NamedTuple):
 
 
 Step = Callable[[Weights, Example], Weights]
-Run = Callable[[Weights, Data, jax.Array, jax.Array], Weights]
+Run = Callable[[Weights, Data, jax.Array, Place], Weights]
 Kept = list[jax.Array]
 PullBack = Callable[[Weights, Kept, Example, Weights], tuple[Weights, Example]]
 
@@ -38,16 +37,16 @@ class Rule(NamedTuple):
 
     Attributes:
       step: (weights, example) -> weights, one step.
-      run: (weights, data, log_lrs [T], first) -> weights, T steps in a row, differentiable; `first` is the number of the
-        first of them, int32 [].
+      run: (weights, data, log_lrs [T], place) -> weights, T steps in a row from `place` on, differentiable; each trains on
+        what the view sees.
     """
 
     step: Step
     run: Run
 
 
-# (loss, direction, axis); `axis` as for `unroll`.
-MakeRule = Callable[[Loss, optax.GradientTransformation | None, str | None], Rule]
+# (loss, direction, axis, view), all as for `unroll`.
+MakeRule = Callable[[Loss, optax.GradientTransformation | None, str | None, View | None], Rule]
 
 _LARGE = 2**18  # elements
 
@@ -73,25 +72,32 @@ def inner_update(
     return Weights(jax.tree.map(lambda p, u: p - lr.astype(p.dtype) * u, params, updates), state)
 
 
-def reverse_over_reverse(loss: Loss, direction: optax.GradientTransformation | None, axis: str | None = None) -> Rule:
+def reverse_over_reverse(
+    loss: Loss, direction: optax.GradientTransformation | None, axis: str | None = None, view: View | None = None
+) -> Rule:
     """The steps left to automatic differentiation: what `mixed_mode` is compared with. It keeps every activation."""
 
     def step(weights: Weights, example: Example) -> Weights:
         grads = _mean_over(axis, jax.grad(loss)(weights.params, example.inputs, example.targets))
         return inner_update(grads, weights, example.log_lr, direction)
 
-    def run(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> Weights:
+    def run(weights: Weights, data: Data, log_lrs_T: jax.Array, place: Place) -> Weights:
         if axis is not None:
             raise ValueError(
                 "reverse_over_reverse takes no axis: share the examples of a step under the rule mixed_mode"
             )
-        order_T = order(data, log_lrs_T, first)
-        return jax.lax.scan(lambda w, x: (step(w, example_of(data, *x)), None), weights, (order_T, log_lrs_T))[0]
+
+        def one(weights: Weights, x: tuple[jax.Array, jax.Array]) -> tuple[Weights, None]:
+            return step(weights, seen(view, place, x[0], example_of(data, *x))), None
+
+        return jax.lax.scan(one, weights, (numbers(log_lrs_T, place), log_lrs_T))[0]
 
     return Rule(step, run)
 
 
-def mixed_mode(loss: Loss, direction: optax.GradientTransformation | None, axis: str | None = None) -> Rule:
+def mixed_mode(
+    loss: Loss, direction: optax.GradientTransformation | None, axis: str | None = None, view: View | None = None
+) -> Rule:
     """The steps with their own differentiation rule, `pull_back_of`. What goes into a step is kept, and the few values that
     layers mark (see `kept`); other activations are computed again (MixFlow-MG, arXiv 2505.00793)."""
     step = reverse_over_reverse(loss, direction, axis).step
@@ -99,32 +105,34 @@ def mixed_mode(loss: Loss, direction: optax.GradientTransformation | None, axis:
     pull_back = pull_back_of(gradients, direction, axis)
 
     @jax.custom_vjp
-    def run(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> Weights:
-        return forward(weights, data, log_lrs_T, first)[0]
+    def run(weights: Weights, data: Data, log_lrs_T: jax.Array, place: Place) -> Weights:
+        return forward(weights, data, log_lrs_T, place)[0]
 
-    def forward(weights: Weights, data: Data, log_lrs_T: jax.Array, first: jax.Array) -> tuple[Weights, Any]:
+    def forward(weights: Weights, data: Data, log_lrs_T: jax.Array, place: Place) -> tuple[Weights, Any]:
         def one(weights: Weights, x: tuple[jax.Array, jax.Array]) -> tuple[Weights, tuple[Weights, Kept]]:
-            inputs, targets, log_lr = example_of(data, *x)
+            inputs, targets, log_lr = seen(view, place, x[0], example_of(data, *x))
             (_, (grads, _, _)), kept = gradients.first(weights.params, inputs, targets)
             return inner_update(_mean_over(axis, grads), weights, log_lr, direction), (weights, kept)
 
-        order_T = order(data, log_lrs_T, first)
-        end, kept_T = jax.lax.scan(one, weights, (order_T, log_lrs_T))
-        return end, (kept_T, data, log_lrs_T, order_T)
+        end, kept_T = jax.lax.scan(one, weights, (numbers(log_lrs_T, place), log_lrs_T))
+        return end, (kept_T, data, log_lrs_T, place)
 
-    def backward(kept: Any, cotangent: Weights) -> tuple[Weights, Data, jax.Array, Any]:
-        kept_T, data, log_lrs_T, order_T = kept
+    def backward(kept: Any, cotangent: Weights) -> tuple[Weights, Data, jax.Array, None]:
+        kept_T, data, log_lrs_T, place = kept
 
         def one(carry: tuple[Weights, Data], x: Any) -> tuple[tuple[Weights, Data], jax.Array]:
             cotangent, by_data = carry
-            (weights, kept), s, log_lr = x
-            cotangent, by = pull_back(weights, kept, example_of(data, s, log_lr), cotangent)
+            (weights, kept), t, log_lr = x
+            example, pull = jax.vjp(partial(seen, view, place, t), example_of(data, t, log_lr))
+            cotangent, by = pull_back(weights, kept, example, cotangent)
+            (by,), s = pull(by), t % len(data.inputs)
             by_data = jax.tree.map(lambda total, part: total.at[s].add(part), by_data, Data(by.inputs, by.targets))
             return (cotangent, by_data), by.log_lr
 
         start = (cotangent, jax.tree.map(jnp.zeros_like, data))
-        (cotangent, by_data), by_log_lrs_T = jax.lax.scan(one, start, (kept_T, order_T, log_lrs_T), reverse=True)
-        return cotangent, by_data, by_log_lrs_T, np.zeros((), jax.dtypes.float0)
+        t_T = numbers(log_lrs_T, place)
+        (cotangent, by_data), by_log_lrs_T = jax.lax.scan(one, start, (kept_T, t_T, log_lrs_T), reverse=True)
+        return cotangent, by_data, by_log_lrs_T, None
 
     run.defvjp(forward, backward)
     return Rule(step, run)

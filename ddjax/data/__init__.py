@@ -1,6 +1,6 @@
 """Data sets: loading, preparing, splitting, transforming and drawing batches on the device."""
 
-from ddjax.data.augment import AUGMENTS, Augment, make_augment
+from ddjax.data.augment import Augment, make_augment
 from ddjax.data.dataset import Dataset, MissingDataError, Split
 from ddjax.data.own import make_dataset
 from ddjax.data.pictures import as_pictures, parse_shape
@@ -10,7 +10,6 @@ from ddjax.data.splitting import hold_out
 from ddjax.data.transforms import Standardise, Transform, transform_from_json
 
 __all__ = [
-    "AUGMENTS",
     "DATASETS",
     "Augment",
     "Dataset",

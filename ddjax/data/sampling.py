@@ -8,27 +8,29 @@ from ddjax.data.augment import Augment
 from ddjax.data.dataset import Split
 
 
-def make_draw_batch(batch_size: int, num_classes: int, augment: Augment | None = None) -> DrawBatch:
+def make_draw_batch(batch_size: int, num_classes: int, *augments: Augment | None) -> DrawBatch:
     """How real examples are drawn: uniformly, with replacement.
 
     Args:
       batch_size: b.
       num_classes: K.
-      augment: changes the drawn inputs, in the space that the network reads, at random (see `make_augment`); it has a key of
-        its own.
+      augments: change the drawn inputs, in the space that the network reads, at random (see `make_augment`), one after the
+        other, each with a key of its own.
 
     Returns:
       A jittable `(key, split) -> (inputs [b, ...] float32 as a network reads them, one-hot targets [b, K] float32)`.
     """
 
     def draw_batch(key: jax.Array, split: Split) -> tuple[jax.Array, jax.Array]:
-        if augment is not None:
-            key, augment_key = jax.random.split(key)
+        changes, keys = [augment for augment in augments if augment is not None], []
+        for _ in changes:
+            key, own = jax.random.split(key)
+            keys.append(own)
         index = jax.random.randint(key, (batch_size,), 0, split.labels.shape[0], dtype=jnp.int32)
         inputs = split.transform(split.inputs.at[index].get(mode="promise_in_bounds"))
         labels = split.labels.at[index].get(mode="promise_in_bounds")
-        if augment is not None:
-            inputs = augment(augment_key, inputs)
+        for augment, own in zip(changes, keys, strict=True):
+            inputs = augment(own, inputs)
         return inputs, jax.nn.one_hot(labels, num_classes)
 
     return draw_batch

@@ -1,12 +1,10 @@
-"""The outer loop of a recipe: its optimiser, its steps, where it starts, and how a candidate is scored."""
+"""The outer loop of a recipe: its steps, where it starts, and how a candidate is scored."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.inits import Init
@@ -17,37 +15,22 @@ from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
 from ddjax.data import Split, make_draw_batch
 from ddjax.evaluation.measure import float32, score
 from ddjax.evaluation.real_sets import random_sets
+from ddjax.experiment.optimizer import make_optimizer
 from ddjax.experiment.setup import Experiment
-from ddjax.recipes import Outer
 from ddjax.training.loop import Validate
-
-
-def make_optimizer(settings: Outer) -> optax.GradientTransformation:
-    """Adam with cosine decay to zero, on a meta-gradient clipped by its global norm; log learning rates at their own rate."""
-
-    def adam(lr: float) -> optax.GradientTransformation:
-        return optax.adam(optax.cosine_decay_schedule(lr, settings.outer_steps), b1=settings.b1, b2=settings.b2)
-
-    def part_of(distilled: DistilledData) -> Any:
-        return DistilledData(images="images", labels="images", log_lrs="log_lrs")  # type: ignore[arg-type]
-
-    # Matched gradients do not depend on the rate, and Adam would make steps of what rounding leaves.
-    still = settings.objective == "gradient"
-    rates = {"images": adam(settings.lr), "log_lrs": optax.set_to_zero() if still else adam(settings.lr_log_lrs)}
-    bounded = optax.identity() if settings.clip is None else optax.clip_by_global_norm(settings.clip)
-    return optax.chain(bounded, optax.partition(rates, part_of))
 
 
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     """The outer loop of a recipe; its step's data set is `Experiment.data`."""
     settings = experiment.recipe.outer
-    draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes, experiment.augment)
+    augments = (experiment.augment, experiment.siamese)
+    draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes, *augments)
 
     def from_weights(init: Init) -> Distiller:
         problem = experiment.problem._replace(init=init)
         return make_distiller(
             problem,
-            make_optimizer(settings),
+            make_optimizer(experiment.recipe),
             draw_batch,
             num_nets=settings.num_nets,
             ema_decay=settings.ema,
@@ -74,6 +57,7 @@ def first_iterate(experiment: Experiment) -> DistilledData:
         per_class=settings.per_class,
         learning_rate=settings.inner_lr,
         sharpness=4.0 if settings.learn_labels else 1.0,
+        examples=settings.images,
     )
     if settings.start == "real":
         distilled = distilled._replace(images=random_sets(key, distilled, experiment.train, 1)[0])

@@ -23,17 +23,18 @@ from ddjax.storage.artifact import EVALUATE_NEEDS, Artifact, load_artifact
 
 
 class Reopened(NamedTuple):
-    """What a saved artefact and its data set make together: `problem` and `starts` as those of an experiment, the test part of
-    the data as the artefact's own transform makes it and as the outer loss takes it, what its examples truly are (int32 [n]),
-    and the key that everything is drawn from."""
+    """What a saved artefact and its data set make together: `problem` and `starts` as those of an experiment, the data and
+    their test part as the artefact's own transform makes it and as the outer loss takes it, what that takes each class for
+    (int32 [K]), and the key that everything is drawn from."""
 
     artifact: Artifact
     recipe: Recipe
     model: Model
     problem: Problem
     starts: Starts
+    dataset: Dataset
     test: Split
-    classes: jax.Array
+    taken_for: np.ndarray
     key: jax.Array
 
 
@@ -80,14 +81,15 @@ def reopen(
         model = model_of(dataclasses.replace(network, model=name, gate_width=0.0), shape, classes)
     dataset = load_dataset(data or recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
     _require_fit(path, distilled, dataset, model, shape, classes, params)
-    test = Split.on_device(dataset.x_test, outer_labels(recipe.data, dataset)[dataset.y_test], transform)
+    taken_for = outer_labels(recipe.data, dataset)
+    test = Split.on_device(dataset.x_test, taken_for[dataset.y_test], transform)
     key = jax.random.key(recipe.seed)
     if fresh:
         starts = fresh_networks(model, stream(key, "weights"), valid_nets=1, test_nets=recipe.report.test_nets)
     else:
         starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
-    problem = make_problem(model, recipe.inner.direction, False, starts.draw)
-    return Reopened(artifact, recipe, model, problem, starts, test, jnp.asarray(dataset.y_test), key)
+    problem = make_problem(model, recipe.inner, starts.draw)
+    return Reopened(artifact, recipe, model, problem, starts, dataset, test, taken_for, key)
 
 
 def evaluate_artifact(
@@ -137,7 +139,7 @@ def confusion_of_artifact(
     nets = _as_many(found.starts, None if num_nets is None else min(num_nets, nets.num_nets))
     classes = found.artifact.distilled.labels.shape[-1]
     measure = functools.partial(confusion, found.problem.apply, num_classes=classes)
-    test = found.test._replace(labels=found.classes)
+    test = found.test._replace(labels=jnp.asarray(found.dataset.y_test))
     key, distilled = stream(found.key, "test"), found.artifact.distilled
     counts: np.ndarray = measure_trained(measure, key, found.problem, distilled, test, **nets._asdict())
     return counts

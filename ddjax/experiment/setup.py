@@ -17,14 +17,16 @@ from ddjax.data import Augment, Dataset, Split, hold_out, load_dataset, make_aug
 from ddjax.errors import InputError
 from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
+from ddjax.experiment.views import make_view
 from ddjax.models import Model, check_model, model_of
-from ddjax.recipes import Data, Recipe
+from ddjax.recipes import Data, Inner, Outer, Recipe
 
-DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation | None]] = {
-    "gd": lambda: None,
-    "momentum": lambda: optax.trace(0.9),
-    # Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
-    "adam": lambda: optax.scale_by_adam(eps_root=1e-8),
+# Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
+DIRECTIONS: dict[str, Callable[[Inner], optax.GradientTransformation | None]] = {
+    "gd": lambda inner: None,
+    "momentum": lambda inner: optax.trace(inner.momentum),
+    "nesterov": lambda inner: optax.trace(inner.momentum, nesterov=True),
+    "adam": lambda inner: optax.scale_by_adam(eps_root=1e-8),
 }
 OBJECTIVES: dict[str, Match | None] = {"loss": None, "gradient": cosine_distance}
 
@@ -35,8 +37,8 @@ OWN = "custom"  # what a recipe calls a network that was given as it is, and tha
 class Experiment(NamedTuple):
     """A recipe made concrete: everything a run needs.
 
-    `augment` is what real minibatches go through; `taken_for` int32 [K] is what the outer loss takes each class for; the
-    problem's `init` is `starts.draw`.
+    `augment` is what real examples go through, and `siamese` what those of the outer loop do after it; `taken_for` int32 [K]
+    is what the outer loss takes each class for; the problem's `init` is `starts.draw`.
     """
 
     recipe: Recipe
@@ -45,6 +47,7 @@ class Experiment(NamedTuple):
     valid: Split
     test: Split
     augment: Augment | None
+    siamese: Augment | None
     model: Model
     problem: Problem
     starts: Starts
@@ -85,11 +88,11 @@ def set_up(
     augment = make_augment(recipe.data.augment, dataset.input_shape)
     key = jax.random.key(recipe.seed)
     starts = make_starts(recipe, model, dataset, key)
-    problem = make_problem(
-        model, recipe.inner.direction, recipe.inner.learn_labels, starts.draw, recipe.outer.objective
-    )
+    siamese = make_augment(recipe.data.siamese, dataset.input_shape, "--siamese")
+    view = make_view(recipe.inner, dataset.num_classes, siamese)
+    problem = make_problem(model, recipe.inner, starts.draw, recipe.outer)._replace(view=view)
     taken_for = outer_labels(recipe.data, dataset)
-    return Experiment(recipe, dataset, *hold_out(dataset), augment, model, problem, starts, taken_for, key)
+    return Experiment(recipe, dataset, *hold_out(dataset), augment, siamese, model, problem, starts, taken_for, key)
 
 
 def recipe_model(recipe: Recipe, dataset: Dataset) -> Model:
@@ -118,15 +121,27 @@ def outer_labels(settings: Data, dataset: Dataset) -> np.ndarray:
     return taken_for
 
 
-def make_problem(model: Model, direction: str, learn_labels: bool, init: Init, objective: str = "loss") -> Problem:
-    """Cross-entropy inside and outside, for a network that starts from `init`: `key -> params`."""
+def directions(inner: Inner) -> optax.GradientTransformation | None:
+    """How the inner loop moves. As PyTorch has it, weight decay goes into the gradient, and beside Adam's step (AdamW)."""
+    moves, decay = DIRECTIONS[inner.direction](inner), inner.weight_decay
+    if decay == 0:
+        return moves
+    parts = [optax.add_decayed_weights(decay), *([] if moves is None else [moves])]
+    return optax.chain(*(parts[::-1] if inner.direction == "adam" else parts))
+
+
+def make_problem(model: Model, inner: Inner, init: Init, outer: Outer | None = None) -> Problem:
+    """Cross-entropy inside and outside, for a network that starts from `init`: `key -> params`.
+
+    Without `outer` it is one to use distilled data for, whose labels are probabilities.
+    """
     loss = losses.of_network(model.apply)
-    return Problem(
-        apply=model.apply,
-        inner_loss=loss,
-        outer_loss=loss,
-        init=init,
-        match=OBJECTIVES[objective],
-        direction=DIRECTIONS[direction](),
-        targets=learned_labels if learn_labels else fixed_labels,
+    problem = Problem(apply=model.apply, inner_loss=loss, outer_loss=loss, init=init, direction=directions(inner))
+    if outer is None:
+        return problem
+    return problem._replace(
+        match=OBJECTIVES[outer.objective],
+        targets=learned_labels if inner.learn_labels else fixed_labels,
+        window=outer.window,
+        bound=outer.clip_nets,
     )

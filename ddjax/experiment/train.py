@@ -3,16 +3,15 @@
 import functools
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddjax.core.distilled import DistilledData
 from ddjax.core.inner import unroll
-from ddjax.core.losses import Loss, Params
+from ddjax.core.losses import Params
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import float32, score
 from ddjax.experiment.replay import reopen
@@ -20,6 +19,7 @@ from ddjax.experiment.streams import stream
 from ddjax.models import Model
 from ddjax.storage import provenance, tensorfile
 from ddjax.storage.artifact import FILE_NAME
+from ddjax.training.minibatches import by_minibatches, rows_of
 
 Way = Literal["documented", "sgd", "adam"]
 
@@ -86,7 +86,18 @@ def train_artifact(
             )
         else:
             optimizer = {"sgd": optax.sgd, "adam": optax.adam}[way](lr)
-            params = _shuffled(found.problem.inner_loss, start, distilled, optimizer, order_key, epochs, batch_size)
+            params = jax.tree.map(
+                np.asarray,
+                jax.jit(
+                    functools.partial(
+                        by_minibatches,
+                        found.problem.inner_loss,
+                        optimizer=optimizer,
+                        epochs=epochs,
+                        batch_size=batch_size,
+                    )
+                )(order_key, start, *rows_of(distilled)),
+            )
     scored = jax.jit(functools.partial(score, found.problem.apply))
     before, after = (100.0 * float(scored(weights, found.test)[0]) for weights in (start, params))
     if out is not None:
@@ -101,29 +112,3 @@ def train_artifact(
 
 def _first(params_N: Params) -> Params:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), params_N)
-
-
-def _shuffled(
-    loss: Loss,
-    params: Params,
-    distilled: DistilledData,
-    optimizer: optax.GradientTransformation,
-    key: jax.Array,
-    epochs: int,
-    batch_size: int,
-) -> Params:
-    """All examples in minibatches, in another order every epoch; a last smaller one is left out of each."""
-    inputs, targets = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (distilled.images, distilled.labels))
-    size = min(batch_size, len(inputs))
-    orders = [
-        jax.random.permutation(k, len(inputs))[: len(inputs) // size * size] for k in jax.random.split(key, epochs)
-    ]
-    batches = jnp.concatenate(orders).reshape(-1, size)
-
-    def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, inputs[rows], targets[rows]), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    trained: Params = jax.jit(lambda start: jax.lax.scan(step, start, batches)[0][0])((params, optimizer.init(params)))
-    return jax.tree.map(np.asarray, trained)

@@ -26,6 +26,7 @@ from ddjax.models.ops.layers import (
     max_pool_3x3,
 )
 from ddjax.models.own import load_model
+from ddjax.models.resnet import ResNet
 from ddjax.recipes import Network
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "LeNet",
     "Linear",
     "Model",
+    "ResNet",
     "average_pool_2x2",
     "build_model",
     "check_model",
@@ -65,6 +67,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexcifar": AlexCifarNet,
     "alexnet": AlexNet,
     "convnet": ConvNet,
+    "resnet": ResNet,
     "mlp": MLP,
     "linear": Linear,
 }
@@ -119,11 +122,12 @@ def build_model(
 
 
 def describe_model(network: Network, input_shape: tuple[int, ...], num_classes: int) -> list[Layer] | None:
-    """The layers of the network that a recipe names, as `description` has them; None of one's own network."""
+    """The layers of the network that a recipe names, as `description` has them; None of one's own network, and of one
+    whose layers are not in a row."""
     if network.model not in MODELS:
         return None
     module: Any = MODELS[network.model](num_classes=num_classes, kernel_init=XAVIER, **_options(network))
-    layers: list[Layer] = module.layers(input_shape)
+    layers: list[Layer] | None = module.layers(input_shape) if hasattr(module, "layers") else None
     return layers
 
 

@@ -5,8 +5,9 @@ from ddjax.recipes import scratch as scratch  # first, since recipes are listed 
 # isort: split
 from ddjax.recipes import adaptation as adaptation, pictures as pictures, poisoning as poisoning
 from ddjax.recipes.advice import known_trouble
+from ddjax.recipes.loops import Inner, Outer
 from ddjax.recipes.registry import RECIPES, get_recipe
-from ddjax.recipes.schema import SETTINGS, Data, Inner, Network, Outer, Recipe, Report
+from ddjax.recipes.schema import SETTINGS, Data, Network, Recipe, Report
 
 __all__ = [
     "RECIPES",

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
+from ddjax.recipes.loops import Inner, Outer
 from ddjax.recipes.registry import recipe
-from ddjax.recipes.schema import Data, Inner, Network, Outer, Recipe, Report
+from ddjax.recipes.schema import Data, Network, Recipe, Report
 
 
 def _between_digits(source: str, target: str, init: Literal["fixed", "random"], pictures: str = "28x28x1") -> Recipe:

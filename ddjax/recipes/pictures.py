@@ -1,7 +1,8 @@
 """Large pictures, from ImageNet weights (Table 3)."""
 
+from ddjax.recipes.loops import Inner, Outer
 from ddjax.recipes.registry import recipe
-from ddjax.recipes.schema import Data, Inner, Network, Outer, Recipe
+from ddjax.recipes.schema import Data, Network, Recipe
 
 
 @recipe

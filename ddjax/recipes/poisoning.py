@@ -1,7 +1,8 @@
 """Data poisoning (sec. 3.6)."""
 
+from ddjax.recipes.loops import Inner, Outer
 from ddjax.recipes.registry import recipe
-from ddjax.recipes.schema import Data, Inner, Network, Outer, Recipe, Report
+from ddjax.recipes.schema import Data, Network, Recipe, Report
 
 
 @recipe

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from ddjax.errors import InputError
-from ddjax.recipes.part import DECAY, NOT_NEGATIVE, SEED, Part, Range
+from ddjax.recipes.loops import Inner, Outer
+from ddjax.recipes.part import NOT_NEGATIVE, SEED, Part, Range
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,11 @@ class Data(Part):
     """Data set: a name (see `ddjax prepare --help`), a folder of pictures by class, or the path of an .npz file."""
     pictures: str | None = None
     """Height x width x channels, as 28x28x1, that pictures are brought to when they are loaded; None: as they are."""
-    augment: Literal["none", "crop", "crop-flip"] = "none"
-    """What real minibatches go through, each picture by chance: a crop moved by up to 4 pixels, or that and mirroring."""
+    augment: str = "none"
+    """What real minibatches go through, each picture by chance: crop (moved by up to 4 pixels), flip, scale, rotate,
+    brightness, saturation, contrast, cutout, joined by -, as crop-flip."""
+    siamese: str = "none"
+    """What distilled images, anew in every inner step of the unroll, and real minibatches both go through; as `augment`."""
     poison: str | None = None
     """Data poisoning (sec. 3.6), written K:T: the outer loss takes real examples of class K for class T."""
 
@@ -53,9 +57,9 @@ class Network(Part):
     """The network, and the distribution p(theta_0) of the weights it starts from."""
 
     model: str = "lenet"
-    """Network: lenet, alexcifar, convnet, alexnet, mlp, linear, or your own as path/to/file.py:Name."""
+    """Network: lenet, alexcifar, convnet, resnet, alexnet, mlp, linear, or your own as path/to/file.py:Name."""
     width: int | None = None
-    """Channels of every convolution, for the model convnet; None: its own, 128."""
+    """Channels of every convolution of the model convnet, or of the first stage of resnet; None: its own, 128 or 32."""
     depth: int | None = None
     """Blocks of convolution and pooling, for the model convnet; None: its own, 3."""
     weights: Literal["xavier", "he"] = "xavier"
@@ -80,57 +84,6 @@ class Network(Part):
             raise InputError(
                 f"--checkpoint holds weights of alexnet, but --model is {self.model}: give --model alexnet"
             )
-
-
-@dataclass(frozen=True)
-class Inner(Part):
-    """The inner loop: training on the distilled data, and what these start from."""
-
-    steps: int = 1
-    """S, gradient-descent steps that each have their own images."""
-    epochs: int = 1
-    """E, passes over those steps; each step of each pass has its own learning rate."""
-    per_class: int = 1
-    """Images of each class in each step."""
-    direction: Literal["gd", "momentum", "adam"] = "gd"
-    """How the inner loop moves: gradient descent (the paper), momentum 0.9, or Adam."""
-    inner_lr: float = 0.02
-    """Value every inner learning rate starts from."""
-    start: Literal["noise", "real"] = "noise"
-    """What images start from: N(0, 1), as in the paper, or real training images of their class."""
-    learn_labels: bool = False
-    """Learn soft labels too (not in the paper, whose labels are fixed and one-hot)."""
-    remat: bool = False
-    """Keep the weights of each epoch only and compute those within it again: less memory, one more forward pass."""
-
-
-@dataclass(frozen=True)
-class Outer(Part):
-    """The outer loop: updates of the distilled data by the meta-gradient, with Adam."""
-
-    objective: Literal["loss", "gradient"] = "loss"
-    """What is minimised: the real loss after the inner loop, or, of one step, the angle between it and the real gradient."""
-    outer_steps: int = 2000
-    """Updates of the distilled data; their rates decay to zero along a cosine of this length."""
-    num_nets: int = 1
-    """N, initial networks drawn at each outer step."""
-    batch_size: int = 1024
-    """Real examples at each outer step."""
-    lr: float = 0.02
-    """Peak rate of the outer Adam for images (and labels), in units of normalised pixels a step."""
-    lr_log_lrs: float = 0.02
-    """Peak rate of the outer Adam for the logarithms of the inner learning rates."""
-    b1: float = 0.5
-    """First-moment decay of the outer Adam."""
-    b2: float = 0.999
-    """Second-moment decay of the outer Adam."""
-    clip: float | None = 1.0
-    """Global-norm bound of the meta-gradient; None turns clipping off."""
-    ema: float = 0.99
-    """Decay of the moving average of the iterates, a candidate beside the iterate itself whenever the best is chosen."""
-    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
-    """What the factors of matrix products are rounded to in the outer step; weights, sums and all else stay float32."""
-    RANGES: ClassVar[Mapping[str, Range]] = {"ema": DECAY, "b1": DECAY, "b2": DECAY}
 
 
 @dataclass(frozen=True)
@@ -165,8 +118,21 @@ class Recipe(Part):
         super().validate()
         for part in self._parts().values():
             part.validate()
-        inner = self.inner
-        if self.outer.objective == "gradient" and (inner.steps, inner.epochs, inner.direction) != (1, 1, "gd"):
+        inner, outer = self.inner, self.outer
+        if outer.window is not None and outer.window > inner.steps * inner.epochs:
+            raise InputError(
+                f"--window is {outer.window}, but the inner loop has {inner.steps * inner.epochs} steps: lower it, or leave "
+                "it out"
+            )
+        if inner.images is not None and not inner.learn_labels:
+            raise InputError("--images of no class of their own need labels that are learned: give --learn-labels")
+        if inner.learn_labels and self.data.poison:
+            raise InputError("--learn-labels would learn the labels that --poison sets: give one of them")
+        if outer.warmup >= outer.outer_steps:
+            raise InputError(
+                f"--warmup is {outer.warmup} of {outer.outer_steps} --outer-steps: lower it, for the rates would never peak"
+            )
+        if outer.objective == "gradient" and (inner.steps, inner.epochs, inner.direction) != (1, 1, "gd"):
             raise InputError(
                 "--objective gradient matches the gradient of one step: give --steps 1 --epochs 1 --direction gd"
             )

@@ -1,7 +1,8 @@
 """Networks from scratch (sec. 4.1): digits, and Table 1's MNIST and CIFAR-10, fixed and random initialisation."""
 
+from ddjax.recipes.loops import Inner, Outer
 from ddjax.recipes.registry import recipe
-from ddjax.recipes.schema import Data, Inner, Network, Outer, Recipe, Report
+from ddjax.recipes.schema import Data, Network, Recipe, Report
 
 
 @recipe

@@ -115,6 +115,18 @@ def evaluation_lines(evaluation: Any, num_test: int) -> str:
     return "\n".join(lines)
 
 
+def protocol_lines(scores: Mapping[str, Any]) -> str:
+    """One line a network: test accuracy over how many, and the rate they were trained at."""
+    rows = [
+        (name, _percent(s.accuracy.mean(), s.accuracy.std(), len(s.accuracy)), s.chosen) for name, s in scores.items()
+    ]
+    wide = max(len(name) for name, _, _ in rows)
+    count = _count(len(next(iter(scores.values())).accuracy), "fresh network")
+    return "\n".join(
+        [f"{count} each, by minibatches", *(f"  {name:<{wide}}  {figure} %, {rate}" for name, figure, rate in rows)]
+    )
+
+
 def runs_table(runs: Sequence["Found"], root: Path) -> str:
     """One line a run: where, what, how far, and its accuracies in percent."""
     if not runs:

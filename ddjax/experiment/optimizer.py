@@ -1,0 +1,97 @@
+"""The outer optimiser of a recipe: its schedule, what bounds the meta-gradient, and which learning rates are one."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddjax.core.distilled import DistilledData
+from ddjax.recipes import Recipe
+
+_DECAY = 0.9  # of the running mean of norms, as RaT-BPTT has it (arXiv 2311.07025)
+
+
+def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """The update of the distilled data from their meta-gradient; images, labels and log learning rates at their own rates."""
+    inner, outer = recipe.inner, recipe.outer
+
+    def at(rate: float) -> optax.GradientTransformation:
+        return _BY_NAME[outer.optimizer](_schedule(rate, recipe), outer.b1, outer.b2)
+
+    parts = {name: name for name in DistilledData._fields}
+    # Matched gradients do not depend on the rate, and Adam would make steps of what rounding leaves.
+    still = outer.objective == "gradient" or inner.learn_rates == "none"
+    rates = {
+        "images": at(outer.lr),
+        "labels": at(outer.lr if outer.lr_labels is None else outer.lr_labels),
+        "log_lrs": optax.set_to_zero() if still else at(outer.lr_log_lrs),
+    }
+    return optax.chain(
+        tie_rates(inner.learn_rates),
+        optax.identity() if outer.clip_relative is None else clip_by_running_norm(outer.clip_relative),
+        optax.identity() if outer.clip is None else optax.clip_by_global_norm(outer.clip),
+        optax.partition(rates, lambda distilled: DistilledData(**parts)),  # type: ignore[arg-type]
+    )
+
+
+_BY_NAME: dict[str, Any] = {
+    "adam": lambda rate, b1, b2: optax.adam(rate, b1=b1, b2=b2),
+    "adabelief": lambda rate, b1, b2: optax.adabelief(rate, b1=b1, b2=b2),
+    "lion": lambda rate, b1, b2: optax.lion(rate, b1=b1, b2=b2),
+    "nadam": lambda rate, b1, b2: optax.nadam(rate, b1=b1, b2=b2),
+    "radam": lambda rate, b1, b2: optax.radam(rate, b1=b1, b2=b2),
+    "sgd": lambda rate, b1, b2: optax.sgd(rate, momentum=b1),
+}
+
+
+def _schedule(rate: float, recipe: Recipe) -> optax.Schedule:
+    outer = recipe.outer
+    after = outer.outer_steps - outer.warmup
+    held = optax.constant_schedule(rate) if outer.schedule == "constant" else optax.cosine_decay_schedule(rate, after)
+    if outer.warmup == 0:
+        return held
+    # The first update has a rate already, and the last of the warm-up the peak.
+    rise = optax.linear_schedule(rate / outer.warmup, rate, max(outer.warmup - 1, 1))
+    return optax.join_schedules([rise, held], [outer.warmup])
+
+
+def tie_rates(learned: str) -> optax.GradientTransformation:
+    """The meta-gradient of learning rates [E, S] that are one: of the same step in every epoch ("step"), or of all ("one").
+
+    Each of them has the gradient of the one that they are, which is their sum; so they stay equal, if they start so.
+    """
+    axes = {"step": (0,), "one": (0, 1)}.get(learned)
+    if axes is None:
+        return optax.identity()
+
+    def tied(updates: DistilledData, params: Any = None) -> DistilledData:
+        total = jnp.sum(updates.log_lrs, axis=axes, keepdims=True)
+        return updates._replace(log_lrs=jnp.broadcast_to(total, updates.log_lrs.shape))
+
+    return optax.stateless(tied)
+
+
+class RunningNorm(NamedTuple):
+    """The running sum of norms, float32 [], and how many there were, int32 []."""
+
+    total: jax.Array
+    norms: jax.Array
+
+
+def clip_by_running_norm(multiple: float) -> optax.GradientTransformation:
+    """Scales updates down to `multiple` times the running mean of their global norms before, as RaT-BPTT does (arXiv
+    2311.07025; twice, decay 0.9). One that was scaled counts as scaled, and the first is left as it is."""
+
+    def init(params: Any) -> RunningNorm:
+        return RunningNorm(jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: RunningNorm, params: Any = None) -> tuple[Any, RunningNorm]:
+        norm = optax.tree.norm(updates)
+        mean = state.total / (1 - _DECAY ** jnp.maximum(state.norms, 1))  # as if it had not started from zero
+        bound = jnp.where(state.norms == 0, norm, multiple * mean)
+        scale = jnp.where(norm > bound, bound / norm, 1.0)
+        total = _DECAY * state.total + (1 - _DECAY) * jnp.minimum(norm, bound)
+        return jax.tree.map(lambda x: scale.astype(x.dtype) * x, updates), RunningNorm(total, state.norms + 1)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,108 @@
+"""The protocol of today's benchmarks: fresh networks trained on a distilled set as on any other, whatever it was made for.
+
+Stochastic gradient descent with momentum 0.9 and weight decay 5e-4 whose rate is a tenth in the second half of training, as
+Dataset Condensation has it (arXiv 2006.05929), or Adam along a cosine. The rate is chosen on held-out training images, each
+network's by networks that are not tested; the test images are only scored.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ddjax.data import Augment, Split, hold_out, make_augment
+from ddjax.errors import InputError
+from ddjax.evaluation.measure import Scores, float32, score
+from ddjax.experiment.replay import Reopened, reopen
+from ddjax.experiment.streams import stream
+from ddjax.training.minibatches import by_minibatches, rows_of
+from ddjax.training.progress import say
+
+Way = Literal["sgd", "adam"]
+RATES: dict[str, tuple[float, ...]] = {"sgd": (0.1, 0.03, 0.01, 0.003), "adam": (0.01, 0.003, 0.001, 0.0003)}
+_TRIALS = 2  # networks that choose a rate
+
+
+def make_optimizer(way: Way, rate: float | jax.Array, steps: int) -> optax.GradientTransformation:
+    """The optimiser of a training of so many steps."""
+    if way == "adam":
+        return optax.adam(optax.cosine_decay_schedule(rate, steps))
+    falls = optax.piecewise_constant_schedule(rate, {steps // 2: 0.1})
+    return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(falls, momentum=0.9))
+
+
+def by_protocol(
+    path: str | os.PathLike[str],
+    models: Sequence[str] = (),
+    *,
+    num_nets: int = 5,
+    way: Way = "sgd",
+    epochs: int = 300,
+    batch_size: int = 256,
+    augment: str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    progress: bool = False,
+) -> dict[str, Scores]:
+    """Test accuracies of fresh networks, by the name of the network, and the rate that each was trained at.
+
+    Args:
+      path: artefact, or the folder of a run.
+      models: names, or path/to/file.py:Name; none: the artefact's own.
+      num_nets: networks of each that are tested.
+      way, epochs, batch_size: how they are trained.
+      augment: what the examples go through (see `make_augment`); None: what the artefact's images went through (`siamese`).
+      data, data_dir: as of `evaluate_artifact`.
+
+    Raises:
+      InputError: the artefact, its data and a model cannot be used together, or a number makes no sense.
+    """
+    for flag, value in (("--num-nets", num_nets), ("--epochs", epochs), ("--batch-size", batch_size)):
+        if value < 1:
+            raise InputError(f"{flag} is {value}: give a number above zero")
+    found = {name: reopen(path, model=name, data=data, data_dir=data_dir, fresh=True) for name in models or (None,)}
+    scores = {}
+    for name, opened in found.items():
+        changes = make_augment(opened.recipe.data.siamese if augment is None else augment, opened.dataset.input_shape)
+        name = name or opened.recipe.network.model
+        say(f"training networks of {name}", progress)
+        scores[name] = _of_model(opened, way, epochs, batch_size, num_nets, changes)
+    return scores
+
+
+def _of_model(
+    found: Reopened, way: Way, epochs: int, batch_size: int, num_nets: int, augment: Augment | None
+) -> Scores:
+    inputs, targets = rows_of(found.artifact.distilled)
+    steps = epochs * max(1, len(inputs) // batch_size)
+    valid = hold_out(found.dataset)[1]
+    valid = valid._replace(transform=found.test.transform, labels=jnp.asarray(found.taken_for)[valid.labels])
+
+    @jax.jit
+    def accuracy(key: jax.Array, rate: jax.Array, split: Split) -> jax.Array:
+        start_key, order_key = jax.random.split(key)
+        params = by_minibatches(
+            found.problem.inner_loss,
+            order_key,
+            found.model.init(start_key),
+            inputs,
+            targets,
+            optimizer=make_optimizer(way, rate, steps),
+            epochs=epochs,
+            batch_size=batch_size,
+            augment=augment,
+        )
+        return 100.0 * score(found.problem.apply, params, split)[0]
+
+    def mean(rate: float) -> float:
+        return float(np.mean([accuracy(key, rate, valid) for key in jax.random.split(choice_key, _TRIALS)]))
+
+    test_key, choice_key = jax.random.split(stream(found.key, "test"))
+    with float32():
+        rate = max(RATES[way], key=mean)
+        tested = [accuracy(key, rate, found.test) for key in jax.random.split(test_key, num_nets)]
+    return Scores(np.asarray(tested, np.float64), f"rate {rate:g}")
