@@ -1,11 +1,11 @@
-"""What each technique is worth: the paper's setting, each of today's techniques added to it alone, and those together that help.
+"""What each technique is worth: the paper's setting, each of today's added to it alone, and those together that help.
 
     python benchmarks/techniques.py digits --runs runs/techniques --json benchmarks/results/techniques_digits.json
 
 100 images (ten steps, three epochs) for fresh networks, a tenth of a full budget: what the same outer steps come to with one
-setting changed. `held out` chooses and `test` is read once, both after the documented steps, means over seeds; `seconds` are of
-the outer loop, `MB` what the compiled outer step asks for beside its arguments, on one device. Distillations lie in `--runs` and
-go on where they were interrupted.
+setting changed. `held out` chooses and `test` is read once, both after the documented steps, means over seeds; `seconds` are
+of the outer loop, `MB` what the compiled outer step asks for beside its arguments, on one device. Distillations lie in
+`--runs` and go on where they were interrupted.
 """
 
 import argparse

@@ -780,7 +780,7 @@ WRONG_WORDS = {
     "not prepared": (("distill", "digits", "--data", "mnist"), "ddjax prepare mnist"),
     "not there": (("distill", "digits", "--data", "mnist", "--data-dir", "void"), "ddjax prepare mnist"),
     "no file": (("distill", "digits", "--data", "other.npz"), "other.npz"),
-    "model": ((*OWN, "--model", "resnet"), "unknown model 'resnet': choose one of lenet"),
+    "model": ((*OWN, "--model", "vgg"), "unknown model 'vgg': choose one of lenet"),
     "weights": (
         (*OWN, "--weights", "zero"),
         "invalid choice 'zero' for argument '--weights'. Expected one of ('xavier', 'he')",
@@ -817,7 +817,7 @@ def test_wrong_arrays(ddjax, changes, message):
     assert_refused(ddjax, (*OWN, "--out", "out"), message)
 
 
-BOUNDED = ("b1", "b2", "ema", "gate_width")
+BOUNDED = ("b1", "b2", "ema", "gate_width", "momentum", "warmup", "weight_decay")
 NUMBERS = {name: value for name, value in Recipe().settings().items() if type(value) in (int, float)}
 
 
@@ -832,9 +832,9 @@ def test_numbers_out_of_range(ddjax, monkeypatch, name):
 
 def test_every_number_is_checked():
     """The list above is of all numeric fields, and the limits themselves are refused too."""
-    assert {"steps", "epochs", "num_nets", "outer_steps", "lr", "clip", "seed"} <= set(NUMBERS) and len(NUMBERS) == 18
+    assert {"steps", "epochs", "num_nets", "outer_steps", "lr", "clip", "seed"} <= set(NUMBERS) and len(NUMBERS) == 21
     one: Any = 1.0
-    for name in ("b1", "b2", "ema"):
+    for name in ("b1", "b2", "ema", "momentum"):
         with pytest.raises(ValueError, match=f"--{name} is 1.0"):
             Recipe().replace(**{name: one}).validate()
     with pytest.raises(ValueError, match="--seed is 4294967296"):
@@ -1030,7 +1030,7 @@ WRONG_ARTEFACTS = {
         "'transform', which does not fit inputs [7]",
     ),
     "model of more classes": (lambda t, h: h["model"].update(num_classes=4), "but its model reads [6] of 4"),
-    "unknown model": (lambda t, h: h["recipe"]["network"].update(model="resnet"), "unknown model 'resnet'"),
+    "unknown model": (lambda t, h: h["recipe"]["network"].update(model="vgg"), "unknown model 'vgg'"),
     "lenet": (lambda t, h: h["recipe"]["network"].update(model="lenet"), "choose --model mlp or linear"),
     "direction": (lambda t, h: h["recipe"]["inner"].update(direction="up"), "--direction is 'up': choose one of gd"),
     "no recipe": (lambda t, h: h.pop("recipe"), "the 'ddjax' header lacks recipe"),

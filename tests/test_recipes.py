@@ -74,7 +74,7 @@ def test_recipes_cannot_be_changed():
         ({"lr": None}, "--lr is None: give a value of type float"),
         ({"model": 3}, "--model is 3: give a value of type str"),
         ({"init": "warm"}, "--init is 'warm': choose one of fixed, random"),
-        ({"direction": "up"}, "--direction is 'up': choose one of gd, momentum, adam"),
+        ({"direction": "up"}, "--direction is 'up': choose one of gd, momentum, nesterov, adam"),
     ],
 )
 def test_values_of_the_wrong_kind(changes, message):

@@ -14,18 +14,16 @@ from ddjax.errors import InputError
 class Evaluate:
     """Train fresh networks on a distilled artefact, and score them on the whole test set of its data.
 
-    As the artefact documents, in its own steps; or, with --protocol, as benchmarks do: by minibatches from fresh weights,
-    for any networks, at a rate that held-out training images choose.
+    As the artefact documents; or, with --protocol, by minibatches from fresh weights, as benchmarks do.
     """
 
     path: RunPath
     num_nets: tyro.conf.DisallowNone[int | None] = None
-    """Networks to train; by default as many as the recipe's report, with --protocol five. There is one where initial
-    weights are fixed."""
+    """Networks to train; by default those of the recipe's report, with --protocol five. There is one of fixed weights."""
     model: tyro.conf.DisallowNone[str | None] = None
     """Your own network, where the artefact was distilled for it in Python, as path/to/file.py:Name."""
     protocol: bool = False
-    """Train as benchmarks do, from fresh weights; the following five are of it."""
+    """Train as benchmarks do, at a rate that held-out training images choose; the next five are of that."""
     models: tuple[str, ...] = ()
     """Networks, names or path/to/file.py:Name; by default the artefact's own."""
     epochs: int = 300
