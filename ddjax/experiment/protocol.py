@@ -23,7 +23,7 @@ from ddjax.training.minibatches import by_minibatches, rows_of
 from ddjax.training.progress import say
 
 Way = Literal["sgd", "adam"]
-RATES: dict[str, tuple[float, ...]] = {"sgd": (0.1, 0.03, 0.01, 0.003), "adam": (0.01, 0.003, 0.001, 0.0003)}
+RATES: dict[str, tuple[float, ...]] = {"sgd": (0.1, 0.03, 0.01, 0.003, 0.001), "adam": (0.01, 0.003, 0.001, 0.0003)}
 _TRIALS = 2  # networks that choose a rate
 
 

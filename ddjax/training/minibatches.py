@@ -42,8 +42,8 @@ def by_minibatches(
     size = min(batch_size, len(inputs))
     whole = len(inputs) // size * size
     augment_key = jax.random.fold_in(key, epochs)
-    orders = [jax.random.permutation(k, len(inputs))[:whole] for k in jax.random.split(key, epochs)]
-    batches = jnp.concatenate(orders).reshape(-1, size)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, len(inputs))[:whole])(jax.random.split(key, epochs))
+    batches = orders.reshape(-1, size)
 
     def step(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
         (params, state), (number, rows) = carry, x
