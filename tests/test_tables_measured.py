@@ -7,7 +7,9 @@ import sys
 import frozen
 import numpy as np
 import pytest
+import techniques
 import transfer
+from helpers import compiled_once
 
 import ddjax
 from ddjax.evaluation import baselines, tuning
@@ -74,3 +76,39 @@ def test_heads_on_a_frozen_backbone(measured, tmp_path):
     assert set(found) == expected | best
     assert np.isfinite(list(found.values())).all()
     assert found["all the data", "200 of Adam"] > 50 < found["k-means", frozen.TRAINED]
+
+
+def test_what_a_technique_is_worth(measured, tmp_path, monkeypatch):
+    """Each differs from the base by its changes alone; rows are means over seeds of what the runs say."""
+    monkeypatch.setitem(techniques.BASE, "batch_size", 16)
+    few = ["--model", "linear", "--outer-steps", 2, "--seeds", 2, "--test-nets", 2, "--runs", tmp_path / "runs"]
+    chosen = ["the paper's", "window of 10 steps"]
+    with compiled_once(tmp_path / "compiled"):
+        rows = measured(techniques, "digits", *few, "--only", *chosen, "--together", "momentum", "soft labels")
+    found = {row["technique"]: row for row in rows}
+    assert list(found) == [*chosen, "together: momentum, soft labels"]
+    assert found["together: momentum, soft labels"]["changes"] == {
+        "direction": "momentum",
+        "inner_lr": 0.01,
+        "learn_labels": True,
+    }
+    for name, row in found.items():
+        folders = sorted(
+            (tmp_path / "runs").glob(f"digits/linear/{name.replace(' ', '-').replace(chr(39), '')}/seed-*")
+        )
+        told = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+        assert len(told) == 2 and row["held_out"] == pytest.approx(np.mean([one["valid_accuracy"] for one in told]))
+        assert row["test"] == pytest.approx(np.mean([one["distilled"]["accuracy_mean"] for one in told]))
+        settings = [json.loads((folder / "config.json").read_text())["recipe"] for folder in folders]
+        assert [one["seed"] for one in settings] == [0, 1] and row["seconds"] > 0 < row["megabytes"]
+        flat = {k: v for part in settings[0].values() if isinstance(part, dict) for k, v in part.items()}
+        assert {**techniques.BASE, **row["changes"]}.items() <= flat.items()
+    assert found["window of 10 steps"]["megabytes"] < found["the paper's"]["megabytes"]
+
+
+def test_every_technique_is_a_recipe_of_its_own():
+    base = ddjax.get_recipe("digits").replace(**techniques.BASE)
+    made = [base.replace(**changes) for changes in techniques.TECHNIQUES.values()]
+    for recipe in made:
+        recipe.validate()
+    assert len({str(recipe) for recipe in made}) == len(made) and set(techniques.TOGETHER) <= set(techniques.TECHNIQUES)
