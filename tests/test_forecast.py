@@ -81,6 +81,20 @@ def test_a_linear_network_is_told_as_it_is(stopped_clock):
     assert told.seconds * told.devices == pytest.approx(0.005 + 0.002 * parts / (10 * 2 * one))
 
 
+def test_a_window_is_told_with_the_mean_of_the_steps_before_it(stopped_clock):
+    told, one = forecast(set_up(LINEAR.replace(window=2))), 2 * 784 * 10
+    # Of six steps none to four go before, two on average, each forward and back to the weights.
+    assert told.copies == 2 and told.operations == (64 * 2 + 2 * 10 * (3 + 7) + 2 * 10 * 2) * one
+    assert forecast(set_up(LINEAR.replace(window=2, remat=True))).copies == 3 + 1
+
+
+def test_steps_that_see_some_of_their_images_are_told_by_those(stopped_clock):
+    whole, part = (
+        forecast(set_up(LINEAR.replace(**changes))) for changes in ({}, {"per_class": 4, "subset_images": 1})
+    )
+    assert part.images == 4 * whole.images and part.operations == whole.operations
+
+
 @pytest.mark.parametrize(
     ("changes", "operations", "copies"),
     [({"num_nets": 3}, 3, 6), ({"remat": True}, None, 5), ({"steps": 6, "epochs": 1}, 1, 6), ({}, 1, 6)],

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Layout
 from ddjax.evaluation.measure import activation_bytes
 from ddjax.experiment.outer import build_distiller, first_iterate
@@ -59,13 +60,16 @@ def forecast(experiment: Experiment) -> Forecast:
     devices = 1 if layout.mesh is None else layout.mesh.size
     nets = outer.num_nets if layout.together is None else min(layout.together, outer.num_nets)
     chunk = layout.chunk if layout.chunk and outer.batch_size % layout.chunk == 0 else outer.batch_size
-    inner, inner_seconds = _gradient(experiment, nets, distilled.labels.shape[1])
+    inner, inner_seconds = _gradient(experiment, nets, _seen(experiment, distilled))
     real, real_seconds = _gradient(experiment, nets, chunk)
     turns, chunks = outer.num_nets / nets, outer.batch_size / chunk
+    window = outer.window or steps * epochs
+    if outer.window is not None:  # a window's start is drawn, and the loop before it counts as one turn
+        total += turns * inner * ((steps * epochs - window) / 2 - 1)
     of_steps = max(0.0, total - turns * chunks * real)
     seconds = (turns * chunks * real_seconds + of_steps / max(inner, 1.0) * inner_seconds) / devices
 
-    copies = steps + epochs if recipe.inner.remat else steps * epochs
+    copies = steps + -(-window // steps) if recipe.inner.remat else window
     return Forecast(
         images=math.prod(distilled.labels.shape[:2]),
         inner_steps=steps * epochs,
@@ -78,6 +82,12 @@ def forecast(experiment: Experiment) -> Forecast:
         seconds=seconds,
         devices=devices,
     )
+
+
+def _seen(experiment: Experiment, distilled: DistilledData) -> int:
+    """Images that a step of the unroll sees."""
+    view, example = experiment.problem.view, (distilled.images[0], distilled.labels[0])
+    return len(example[0]) if view is None else jax.eval_shape(view, experiment.key, example)[0].shape[0]
 
 
 def operations(jaxpr: Any) -> float:
