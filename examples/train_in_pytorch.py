@@ -11,6 +11,7 @@ set of ddjax's catalogue, this makes it:
 """
 
 import argparse
+import base64
 import json
 
 import numpy as np
@@ -79,9 +80,15 @@ def train(layers, weights, images, labels, learning_rates):
 
 def transformed(inputs, transform):
     """Real inputs as the distilled ones are: bytes become fractions of 255 first."""
-    assert transform["kind"] == "standardise"
     inputs = inputs / np.float32(255) if inputs.dtype == np.uint8 else inputs
-    return ((inputs - np.float32(transform["mean"])) / np.float32(transform["std"])).astype(np.float32)
+    inputs = ((inputs - np.float32(transform["mean"])) / np.float32(transform["std"])).astype(np.float32)
+    if transform["kind"] == "zca":  # a product with a symmetric matrix, of which the file has the lower triangle
+        centre, lower = (np.frombuffer(base64.b64decode(transform[name]), "<f4") for name in ("centre", "matrix"))
+        matrix = np.zeros((len(centre), len(centre)), np.float32)
+        matrix[np.tril_indices(len(centre))] = lower
+        matrix += np.tril(matrix, -1).T
+        inputs = ((inputs.reshape(len(inputs), -1) - centre) @ matrix).reshape(inputs.shape)
+    return inputs
 
 
 def accuracy(layers, weights, inputs, labels):

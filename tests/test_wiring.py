@@ -441,6 +441,7 @@ OTHER = {
     "pictures": "5x5x1",
     "poison": "0:1",
     "augment": "crop",
+    "zca": 0.1,
     "siamese": "flip",
     "model": "linear",
     "width": 2,

@@ -1,13 +1,13 @@
 """Data sets: loading, preparing, splitting, transforming and drawing batches on the device."""
 
 from ddjax.data.augment import Augment, make_augment
-from ddjax.data.dataset import Dataset, MissingDataError, Split
+from ddjax.data.dataset import Dataset, MissingDataError, Split, whitened
 from ddjax.data.own import make_dataset
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.sampling import make_draw_batch
 from ddjax.data.sources import DATASETS, load_dataset, prepare
 from ddjax.data.splitting import hold_out
-from ddjax.data.transforms import Standardise, Transform, transform_from_json
+from ddjax.data.transforms import Standardise, Transform, Whiten, transform_from_json
 
 __all__ = [
     "DATASETS",
@@ -17,6 +17,7 @@ __all__ = [
     "Split",
     "Standardise",
     "Transform",
+    "Whiten",
     "as_pictures",
     "hold_out",
     "load_dataset",
@@ -26,4 +27,5 @@ __all__ = [
     "parse_shape",
     "prepare",
     "transform_from_json",
+    "whitened",
 ]

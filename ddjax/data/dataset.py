@@ -4,6 +4,7 @@ Pixels stay as they are stored (uint8 wherever possible) until a batch is drawn:
 step, so a device holds one byte a pixel and nothing crosses from the host.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddjax.data.transforms import Transform
+from ddjax.data.transforms import Standardise, Transform, Whiten
 from ddjax.errors import InputError
+
+_LARGEST = 64 * 64 * 3  # values of a picture, whose matrix takes 600 MB
 
 
 class MissingDataError(InputError, FileNotFoundError):
@@ -55,6 +58,28 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+
+def whitened(dataset: Dataset, regulariser: float) -> Dataset:
+    """The same pictures, ZCA-whitened by the covariance of the training ones before a network reads them (see `Whiten`).
+
+    Raises:
+      InputError: the examples are no pictures, or too large for a covariance of all of their values, or whitened already.
+    """
+    shape, first = dataset.input_shape, dataset.transform
+    if len(shape) != 3:
+        raise InputError(
+            f"--zca is for pictures [height, width, channels], but the examples of {dataset.name} have shape {list(shape)}: "
+            "leave it out"
+        )
+    if np.prod(shape) > _LARGEST:
+        raise InputError(
+            f"--zca would need a matrix of {np.prod(shape)} x {np.prod(shape)} for pictures {list(shape)}: leave it out, or "
+            f"make them smaller with --pictures, up to {_LARGEST} values"
+        )
+    if not isinstance(first, Standardise):
+        raise InputError(f"{dataset.name} has a transform of its own, which --zca would undo: leave it out")
+    return dataclasses.replace(dataset, transform=Whiten.fitted_to(dataset.x_train, first, regulariser))
 
 
 class Split(NamedTuple):

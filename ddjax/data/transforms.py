@@ -1,9 +1,11 @@
 """What is done to inputs between storage and network: one object that data sets, splits and artefacts carry with them."""
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ddjax.errors import InputError
@@ -67,6 +69,52 @@ class Standardise(NamedTuple):
         return {"kind": "standardise", **{name: list(map(float, values)) for name, values in self._asdict().items()}}
 
 
+class Whiten(NamedTuple):
+    """ZCA: of all values of an example that `first` has standardised, (x - centre) @ matrix, which takes away what neighbours
+    have in common and stays as near to the picture as that allows.
+
+    first: what goes before. centre: [D] float32. matrix: [D, D] float32, symmetric and invertible; D values an example.
+    """
+
+    first: Standardise
+    centre: np.ndarray | jax.Array
+    matrix: np.ndarray | jax.Array
+
+    @classmethod
+    def fitted_to(cls, inputs: np.ndarray, first: Standardise, regulariser: float) -> "Whiten":
+        """By the covariance C of inputs [N, ...]: centre their mean, matrix (C + regulariser)^(-1/2), in double precision."""
+        size = int(np.prod(inputs.shape[1:]))
+        total, products, parts = np.zeros(size), np.zeros((size, size)), np.array_split(inputs, 1 + len(inputs) // 5000)
+        for part in parts:
+            x = first(part).reshape(len(part), size).astype(np.float64)
+            total += x.sum(axis=0)
+            products += x.T @ x
+        centre = total / len(inputs)
+        values, vectors = np.linalg.eigh(products / len(inputs) - np.outer(centre, centre))
+        matrix = (vectors / np.sqrt(np.maximum(values, 0) + regulariser)) @ vectors.T
+        return cls(first, centre.astype(np.float32), matrix.astype(np.float32))
+
+    def __call__(self, inputs: Array, /) -> Array:
+        flat: Any = self.first(inputs).reshape(len(inputs), -1)
+        return cast(Array, ((flat - self.centre.reshape(1, -1)) @ self.matrix).reshape(inputs.shape))
+
+    def inverse(self, images: Array, /) -> Array:
+        flat: Any = images.reshape(len(images), -1)
+        solve: Any = np.linalg.solve if isinstance(images, np.ndarray) else jnp.linalg.solve
+        plain = solve(self.matrix, flat.T).T + self.centre.reshape(1, -1)
+        return cast(Array, self.first.inverse(plain.reshape(images.shape).astype(np.float32)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The matrix is its lower triangle, row by row; it and the centre are little-endian float32 in base64."""
+        matrix = np.asarray(self.matrix, "<f4")
+        return {
+            **self.first.to_json(),
+            "kind": "zca",
+            "centre": base64.b64encode(np.asarray(self.centre, "<f4").tobytes()).decode(),
+            "matrix": base64.b64encode(matrix[np.tril_indices(len(matrix))].tobytes()).decode(),
+        }
+
+
 def _moments(column: np.ndarray) -> tuple[float, float]:
     if column.dtype != np.uint8:
         return float(column.mean(dtype=np.float64)), float(column.std(dtype=np.float64))
@@ -95,7 +143,18 @@ def _standardise(mean: Sequence[float], std: Sequence[float]) -> Standardise:
     return transform
 
 
-KINDS: dict[str, Callable[..., Transform]] = {"standardise": _standardise}
+def _whiten(mean: Sequence[float], std: Sequence[float], centre: str, matrix: str) -> Whiten:
+    middle, lower = (np.frombuffer(base64.b64decode(text, validate=True), "<f4") for text in (centre, matrix))
+    size = len(middle)
+    if len(lower) != size * (size + 1) // 2 or not (np.isfinite(middle).all() and np.isfinite(lower).all()):
+        raise ValueError("matrix is not the lower triangle of a finite one with a row for each value of centre")
+    whole = np.zeros((size, size), np.float32)
+    whole[np.tril_indices(size)] = lower
+    whole = whole + np.tril(whole, -1).T
+    return Whiten(_standardise(mean, std), middle.astype(np.float32), whole)
+
+
+KINDS: dict[str, Callable[..., Transform]] = {"standardise": _standardise, "zca": _whiten}
 
 
 def transform_from_json(saved: Any) -> Transform:

@@ -13,7 +13,7 @@ from ddjax.core.distilled import fixed_labels, learned_labels
 from ddjax.core.inits import Init
 from ddjax.core.matching import Match, cosine_distance
 from ddjax.core.meta import Problem
-from ddjax.data import Augment, Dataset, Split, hold_out, load_dataset, make_augment
+from ddjax.data import Augment, Dataset, Split, hold_out, load_dataset, make_augment, whitened
 from ddjax.errors import InputError
 from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
@@ -78,6 +78,8 @@ def set_up(
     recipe.validate()
     if dataset is None:
         dataset = load_dataset(recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
+    if recipe.data.zca is not None:
+        dataset = whitened(dataset, recipe.data.zca)
     if model is None:
         model = recipe_model(recipe, dataset)
     else:

@@ -23,6 +23,8 @@ class Data(Part):
     """Data set: a name (see `ddjax prepare --help`), a folder of pictures by class, or the path of an .npz file."""
     pictures: str | None = None
     """Height x width x channels, as 28x28x1, that pictures are brought to when they are loaded; None: as they are."""
+    zca: float | None = None
+    """ZCA whitening of pictures, with so much added to the variances, as 0.1; None: standardised alone."""
     augment: str = "none"
     """What real minibatches go through, each picture by chance: crop (moved by up to 4 pixels), flip, scale, rotate,
     brightness, saturation, contrast, cutout, joined by -, as crop-flip."""
@@ -123,6 +125,10 @@ class Recipe(Part):
             raise InputError(
                 f"--window is {outer.window}, but the inner loop has {inner.steps * inner.epochs} steps: lower it, or leave "
                 "it out"
+            )
+        if self.data.zca is not None and (self.network.pool or self.network.checkpoint):
+            raise InputError(
+                "--zca changes what networks read, and --pool and --checkpoint have not seen it: leave it out"
             )
         if inner.images is not None and not inner.learn_labels:
             raise InputError("--images of no class of their own need labels that are learned: give --learn-labels")

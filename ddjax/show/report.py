@@ -13,6 +13,7 @@ from ddjax.show import markup, plots
 from ddjax.show.animation import animate
 from ddjax.storage.artifact import PLOT_NEEDS, Artifact
 
+_LONG = 1000  # characters
 _USE = """import json
 from safetensors import safe_open
 from safetensors.numpy import load_file  # or safetensors.torch
@@ -189,9 +190,17 @@ def _settings(told: Told) -> str:
     recipe = told.artifact.metadata["recipe"]
     nested = {part: values if isinstance(values, dict) else {part: values} for part, values in recipe.items()}
     rows = [(n, v, part) for part, values in nested.items() for n, v in values.items() if v is not None]
-    header = json.dumps(told.artifact.metadata, indent=1, ensure_ascii=False)
+    header = json.dumps(_shortened(told.artifact.metadata), indent=1, ensure_ascii=False)
     whole = f"<details><summary>The whole header</summary><pre>{markup.text(header)}</pre></details>"
     return f"<h2>Settings</h2>{markup.table(rows, ('setting', 'value', 'part'))}{whole}"
+
+
+def _shortened(value: Any) -> Any:
+    """The same, with what would fill pages, as matrices do, cut off."""
+    if isinstance(value, dict):
+        return {name: _shortened(part) for name, part in value.items()}
+    long = isinstance(value, str) and len(value) > _LONG
+    return f"{value[:40]}... ({len(value)} characters)" if long else value
 
 
 def _origins(told: Told) -> str:
