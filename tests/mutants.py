@@ -372,8 +372,8 @@ MUTANTS = (
            "        if True:\n", (f"{EVALUATE}::test_products_are_of_float32_whatever_the_default",)),
     # The way back from a file, and data
     Mutant("an artefact is evaluated by gradient descent", "experiment/replay.py",
-           "make_problem(model, recipe.inner, starts",
-           'make_problem(model, dataclasses.replace(recipe.inner, direction="gd"), starts', (FILE,)),
+           "starts.draw, recipe.replace(learn_labels=False))",
+           'starts.draw, recipe.replace(learn_labels=False, direction="gd"))', (FILE,)),
     Mutant("an artefact is evaluated with another transform", "experiment/replay.py", "[dataset.y_test], transform)",
            "[dataset.y_test], dataset.transform)", (FILE,)),
     Mutant("pixels of MNIST lie elsewhere", "data/catalogue/idx.py", "mean=(0.1307,)", "mean=(0.1370,)",

@@ -1039,7 +1039,7 @@ WRONG_ARTEFACTS = {
     "recipe of words": (lambda t, h: h["recipe"]["report"].update(test_nets="five"), "--test-nets is 'five': give"),
     "no transform": (lambda t, h: h.pop("transform"), "the 'ddjax' header lacks transform"),
     "no mean": (lambda t, h: h["transform"].pop("mean"), "the transform 'standardise' is damaged"),
-    "unknown transform": (lambda t, h: h["transform"].update(kind="zca"), "no transform of kind 'zca': the kinds are"),
+    "unknown transform": (lambda t, h: h["transform"].update(kind="pca"), "no transform of kind 'pca': the kinds are"),
     "short mean": (lambda t, h: h["transform"].update(mean=[0.0] * 2, std=[1.0] * 2), "misstates"),
     "no tensors": (lambda t, h: t.pop("labels"), "lacks the tensors labels"),
     "nan": (lambda t, h: t.update(images=t["images"] * np.float32("nan")), "not finite"),

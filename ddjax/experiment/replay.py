@@ -88,7 +88,7 @@ def reopen(
         starts = fresh_networks(model, stream(key, "weights"), valid_nets=1, test_nets=recipe.report.test_nets)
     else:
         starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
-    problem = make_problem(model, recipe.inner, starts.draw)
+    problem = make_problem(model, starts.draw, recipe.replace(learn_labels=False))  # whose labels are probabilities now
     return Reopened(artifact, recipe, model, problem, starts, dataset, test, taken_for, key)
 
 

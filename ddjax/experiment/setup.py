@@ -92,7 +92,7 @@ def set_up(
     starts = make_starts(recipe, model, dataset, key)
     siamese = make_augment(recipe.data.siamese, dataset.input_shape, "--siamese")
     view = make_view(recipe.inner, dataset.num_classes, siamese)
-    problem = make_problem(model, recipe.inner, starts.draw, recipe.outer)._replace(view=view)
+    problem = make_problem(model, starts.draw, recipe)._replace(view=view)
     taken_for = outer_labels(recipe.data, dataset)
     return Experiment(recipe, dataset, *hold_out(dataset), augment, siamese, model, problem, starts, taken_for, key)
 
@@ -132,17 +132,20 @@ def directions(inner: Inner) -> optax.GradientTransformation | None:
     return optax.chain(*(parts[::-1] if inner.direction == "adam" else parts))
 
 
-def make_problem(model: Model, inner: Inner, init: Init, outer: Outer | None = None) -> Problem:
+def make_problem(model: Model, init: Init, recipe: Recipe | None = None) -> Problem:
     """Cross-entropy inside and outside, for a network that starts from `init`: `key -> params`.
 
-    Without `outer` it is one to use distilled data for, whose labels are probabilities.
+    By default the paper's, gradient descent and fixed labels; the inner and outer settings of a recipe say otherwise.
     """
+    inner, outer = (Inner(), Outer()) if recipe is None else (recipe.inner, recipe.outer)
     loss = losses.of_network(model.apply)
-    problem = Problem(apply=model.apply, inner_loss=loss, outer_loss=loss, init=init, direction=directions(inner))
-    if outer is None:
-        return problem
-    return problem._replace(
+    return Problem(
+        apply=model.apply,
+        inner_loss=loss,
+        outer_loss=loss,
+        init=init,
         match=OBJECTIVES[outer.objective],
+        direction=directions(inner),
         targets=learned_labels if inner.learn_labels else fixed_labels,
         window=outer.window,
         bound=outer.clip_nets,
