@@ -211,7 +211,7 @@ MUTANTS = (
     Mutant("the direction is ignored", "experiment/setup.py", "direction=directions(inner)", "direction=None",
            of_setting("direction")),
     Mutant("labels are never learned", "experiment/setup.py",
-           "targets=learned_labels if inner.learn_labels else fixed_labels", "targets=fixed_labels",
+           "targets=learned_labels if learn_labels else fixed_labels", "targets=fixed_labels",
            (SHARP,), named=True),
     Mutant("pictures keep their shape", "experiment/setup.py", "pictures=recipe.data.pictures", "pictures=None",
            of_setting("pictures"), named=True),
@@ -372,8 +372,8 @@ MUTANTS = (
            "        if True:\n", (f"{EVALUATE}::test_products_are_of_float32_whatever_the_default",)),
     # The way back from a file, and data
     Mutant("an artefact is evaluated by gradient descent", "experiment/replay.py",
-           "starts.draw, recipe.replace(learn_labels=False))",
-           'starts.draw, recipe.replace(learn_labels=False, direction="gd"))', (FILE,)),
+           "_replace(direction=directions(recipe.inner))",
+           "_replace(direction=None)", (FILE,)),
     Mutant("an artefact is evaluated with another transform", "experiment/replay.py", "[dataset.y_test], transform)",
            "[dataset.y_test], dataset.transform)", (FILE,)),
     Mutant("pixels of MNIST lie elsewhere", "data/catalogue/idx.py", "mean=(0.1307,)", "mean=(0.1370,)",
@@ -458,7 +458,7 @@ MUTANTS = (
     Mutant("a run that ends early says nothing", "training/loop.py", "if going.step < outer_steps:", "if False:",
            ("tests/test_resume.py::test_a_run_that_ended_early_is_finished",)),
     # Matched gradients
-    Mutant("the objective goes nowhere", "experiment/setup.py", "match=OBJECTIVES[outer.objective],", "match=None,",
+    Mutant("the objective goes nowhere", "experiment/setup.py", "match=OBJECTIVES[objective],", "match=None,",
            of_setting("objective"), named=True),
     Mutant("gradients are matched with a device's share", "core/meta.py", "real = jax.lax.pmean(real, shared_by)",
            "real = real", ("tests/test_outer.py::test_gradients_are_matched_with_those_of_the_whole_batch",)),
@@ -493,7 +493,7 @@ MUTANTS = (
            ("tests/test_resume.py::test_an_interrupted_test_goes_on_with_the_networks_that_are_left",)),
     # Windows, views, and what bounds and moves
     Mutant("a window is none", "experiment/setup.py", "window=outer.window,", "window=None,", of_setting("window")),
-    Mutant("networks are not bounded", "experiment/setup.py", "bound=outer.clip_nets,", "bound=None,",
+    Mutant("networks are not bounded", "experiment/setup.py", "bound=outer.clip_nets", "bound=None",
            of_setting("clip_nets")),
     Mutant("a window always begins at the beginning", "core/order.py",
            "jax.random.randint(window_key, (), 0, steps - window + 1, dtype=jnp.int32)", "jnp.zeros((), jnp.int32)",

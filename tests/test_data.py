@@ -721,7 +721,7 @@ def test_the_documented_outer_loop_learns():
     model, key = ddjax.build_model("linear", (28, 28, 1), 10), jax.random.key(0)
     names = {
         **{name: getattr(ddjax, name) for name in ("make_distiller", "make_draw_batch", "hold_out", "load_dataset")},
-        "problem": ddjax.make_problem(model, ddjax.fixed_init(model.init(key))),
+        "problem": ddjax.make_problem(model, "gd", False, ddjax.fixed_init(model.init(key))),
         **{"optimizer": optax.adam(0.1), "batch_size": 64, "num_classes": 10, "name": "digits"},
     }
     train, _, _ = eval(held_out[1], names)

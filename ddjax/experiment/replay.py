@@ -14,7 +14,7 @@ from ddjax.core.meta import Problem
 from ddjax.data import Dataset, Split, Transform, load_dataset, transform_from_json
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Evaluation, confusion, evaluate, measure_trained
-from ddjax.experiment.setup import OWN, make_problem, outer_labels
+from ddjax.experiment.setup import OWN, directions, make_problem, outer_labels
 from ddjax.experiment.starts import Nets, Starts, fresh_networks, make_starts, one_network
 from ddjax.experiment.streams import stream
 from ddjax.models import Model, model_of
@@ -88,7 +88,8 @@ def reopen(
         starts = fresh_networks(model, stream(key, "weights"), valid_nets=1, test_nets=recipe.report.test_nets)
     else:
         starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
-    problem = make_problem(model, starts.draw, recipe.replace(learn_labels=False))  # whose labels are probabilities now
+    problem = make_problem(model, recipe.inner.direction, False, starts.draw)  # whose labels are probabilities now
+    problem = problem._replace(direction=directions(recipe.inner))
     return Reopened(artifact, recipe, model, problem, starts, dataset, test, taken_for, key)
 
 

@@ -19,7 +19,7 @@ from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
 from ddjax.experiment.views import make_view
 from ddjax.models import Model, check_model, model_of
-from ddjax.recipes import Data, Inner, Outer, Recipe
+from ddjax.recipes import Data, Inner, Recipe
 
 # Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
 DIRECTIONS: dict[str, Callable[[Inner], optax.GradientTransformation | None]] = {
@@ -92,7 +92,10 @@ def set_up(
     starts = make_starts(recipe, model, dataset, key)
     siamese = make_augment(recipe.data.siamese, dataset.input_shape, "--siamese")
     view = make_view(recipe.inner, dataset.num_classes, siamese)
-    problem = make_problem(model, starts.draw, recipe)._replace(view=view)
+    inner, outer = recipe.inner, recipe.outer
+    problem = make_problem(model, inner.direction, inner.learn_labels, starts.draw, outer.objective)._replace(
+        direction=directions(inner), window=outer.window, view=view, bound=outer.clip_nets
+    )
     taken_for = outer_labels(recipe.data, dataset)
     return Experiment(recipe, dataset, *hold_out(dataset), augment, siamese, model, problem, starts, taken_for, key)
 
@@ -132,21 +135,18 @@ def directions(inner: Inner) -> optax.GradientTransformation | None:
     return optax.chain(*(parts[::-1] if inner.direction == "adam" else parts))
 
 
-def make_problem(model: Model, init: Init, recipe: Recipe | None = None) -> Problem:
+def make_problem(model: Model, direction: str, learn_labels: bool, init: Init, objective: str = "loss") -> Problem:
     """Cross-entropy inside and outside, for a network that starts from `init`: `key -> params`.
 
-    By default the paper's, gradient descent and fixed labels; the inner and outer settings of a recipe say otherwise.
+    `direction` and `objective` are as a recipe names them; of the direction, hyper-parameters are its defaults.
     """
-    inner, outer = (Inner(), Outer()) if recipe is None else (recipe.inner, recipe.outer)
     loss = losses.of_network(model.apply)
     return Problem(
         apply=model.apply,
         inner_loss=loss,
         outer_loss=loss,
         init=init,
-        match=OBJECTIVES[outer.objective],
-        direction=directions(inner),
-        targets=learned_labels if inner.learn_labels else fixed_labels,
-        window=outer.window,
-        bound=outer.clip_nets,
+        match=OBJECTIVES[objective],
+        direction=directions(Inner(direction=direction)),  # type: ignore[arg-type]  # which a recipe has checked
+        targets=learned_labels if learn_labels else fixed_labels,
     )
