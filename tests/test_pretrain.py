@@ -290,7 +290,7 @@ def test_an_augmented_pool_is_another_pool(tmp_path, digits):
     assert "augment crop there, None now" in refused(make, path, digits, resume=True, **options)
     assert same_bits(make(path, digits, augment="crop", resume=True, **options).train, pool.train)
     assert refused(make, tmp_path / "none", digits, augment="turn").startswith(
-        "--augment is 'turn': choose one of none, "
+        "--augment is 'turn': give none, or some of "
     )
     assert not (tmp_path / "none").exists()
 
