@@ -1,5 +1,7 @@
 """Augmentation of real batches: against numpy.pad, by chance that is as it should be, and refused where it makes no sense."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +119,7 @@ def test_derivatives_reach_distilled_images_through_it(x64, name):
     pictures, direction = (jnp.asarray(rng.normal(size=(4, 8, 8, 3))) for _ in range(2))
     augment = make_augment(name, (8, 8, 3))
     assert augment is not None
-    function = lambda pictures: augment(jax.random.key(2), pictures)  # noqa: E731
+    function = partial(augment, jax.random.key(2))
     _, pushed = jax.jvp(function, (pictures,), (direction,))
     np.testing.assert_allclose(pushed, function(pictures + direction) - function(pictures), atol=1e-12)
     weights = jnp.asarray(rng.normal(size=pushed.shape))

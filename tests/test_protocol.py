@@ -107,7 +107,10 @@ def test_minibatches_take_every_example_once_an_epoch_and_augment_it_anew():
     assert len({tuple(batch) for batch in seen}) == 8
     plain = list(seen)
     seen.clear()
-    moved = lambda key, x: x + jax.random.uniform(key, (len(x), 1), minval=0.1, maxval=0.9)  # noqa: E731
+
+    def moved(key, x):
+        return x + jax.random.uniform(key, (len(x), 1), minval=0.1, maxval=0.9)
+
     by_minibatches(loss, jax.random.key(0), jnp.ones(()), inputs, targets, augment=moved, **options)
     np.testing.assert_array_equal(np.floor(seen), plain)
     assert len(np.unique(np.round(np.concatenate(seen) % 1, 4))) == 24

@@ -24,7 +24,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Layout
 from ddjax.core.outer import Distiller, DistillState, Info
 from ddjax.data import Dataset, Standardise, make_draw_batch, parse_shape
-from ddjax.data.augment import crop
+from ddjax.data.augment import crop, flip
 from ddjax.evaluation import baselines
 from ddjax.experiment import distill as distilling, outcome, outer as outer_loop
 from ddjax.experiment.optimizer import make_optimizer
@@ -597,18 +597,19 @@ def test_nothing_but_the_outer_step_is_augmented_of_a_distillation(plain):
 
 
 def test_real_minibatches_are_augmented_wherever_networks_learn_from_them(tmp_path, monkeypatch):
-    """In the outer loop, in training on all the data, there and for the paper's tables, and in that of pools."""
+    """In the outer loop, in training on all the data, there and for the paper's tables, and in that of pools; in the first
+    by what distilled images go through, too."""
     seen = []
     for module in (outer_loop, fit, pretraining):
 
         def noted(*args, module=module, make=module.make_draw_batch):
-            seen.append((module, args[2]))
+            seen.append((module, *args[2:]))
             return make(*args)
 
         monkeypatch.setattr(module, "make_draw_batch", noted)
     monkeypatch.setattr(fit, "fit", lambda key, loss, params, *_, **__: params)
     pool = {"source": "digits", "pool": str(tmp_path / "pool"), "model": "linear"}
-    recipe = PLAIN.replace(data="digits", augment="crop", **pool)
+    recipe = PLAIN.replace(data="digits", augment="crop", siamese="flip", **pool)
     pretraining.pretrain_for(recipe, num_nets=3, test_nets=1, training=pretraining.Training(1, 8), progress=False)
     experiment = set_up(recipe)
     build_distiller(experiment, Layout())
@@ -616,7 +617,7 @@ def test_real_minibatches_are_augmented_wherever_networks_learn_from_them(tmp_pa
     monkeypatch.setattr(baselines, "random_real", lambda *_, **__: fit.Scores(np.zeros(1), "left out"))
     outcome.comparison(experiment, first)
     Budget(full_data={"num_nets": 1, "steps": 1}).measure("full data", experiment, first)
-    assert seen == [(module, crop) for module in (pretraining, outer_loop, fit, fit)]
+    assert seen == [(pretraining, crop), (outer_loop, crop, flip), (fit, crop), (fit, crop)]
 
 
 # The first outer steps of every recipe

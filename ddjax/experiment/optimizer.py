@@ -19,7 +19,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     def at(rate: float) -> optax.GradientTransformation:
         return _BY_NAME[outer.optimizer](_schedule(rate, recipe), outer.b1, outer.b2)
 
-    parts = {name: name for name in DistilledData._fields}
+    names: Any = DistilledData._make(DistilledData._fields)
     # Matched gradients do not depend on the rate, and Adam would make steps of what rounding leaves.
     still = outer.objective == "gradient" or inner.learn_rates == "none"
     rates = {
@@ -31,7 +31,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
         tie_rates(inner.learn_rates),
         optax.identity() if outer.clip_relative is None else clip_by_running_norm(outer.clip_relative),
         optax.identity() if outer.clip is None else optax.clip_by_global_norm(outer.clip),
-        optax.partition(rates, lambda distilled: DistilledData(**parts)),  # type: ignore[arg-type]
+        optax.partition(rates, names),
     )
 
 

@@ -21,11 +21,11 @@ from ddjax.experiment.views import make_view
 from ddjax.models import Model, check_model, model_of
 from ddjax.recipes import Data, Inner, Recipe
 
-# Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
 DIRECTIONS: dict[str, Callable[[Inner], optax.GradientTransformation | None]] = {
     "gd": lambda inner: None,
     "momentum": lambda inner: optax.trace(inner.momentum),
     "nesterov": lambda inner: optax.trace(inner.momentum, nesterov=True),
+    # Without eps_root the derivative of Adam is NaN at a gradient of exactly zero, which every dead ReLU unit has.
     "adam": lambda inner: optax.scale_by_adam(eps_root=1e-8),
 }
 OBJECTIVES: dict[str, Match | None] = {"loss": None, "gradient": cosine_distance}
@@ -147,6 +147,6 @@ def make_problem(model: Model, direction: str, learn_labels: bool, init: Init, o
         outer_loss=loss,
         init=init,
         match=OBJECTIVES[objective],
-        direction=directions(Inner(direction=direction)),  # type: ignore[arg-type]  # which a recipe has checked
+        direction=directions(Recipe().replace(direction=direction).inner),
         targets=learned_labels if learn_labels else fixed_labels,
     )

@@ -86,18 +86,9 @@ def train_artifact(
             )
         else:
             optimizer = {"sgd": optax.sgd, "adam": optax.adam}[way](lr)
-            params = jax.tree.map(
-                np.asarray,
-                jax.jit(
-                    functools.partial(
-                        by_minibatches,
-                        found.problem.inner_loss,
-                        optimizer=optimizer,
-                        epochs=epochs,
-                        batch_size=batch_size,
-                    )
-                )(order_key, start, *rows_of(distilled)),
-            )
+            options = {"optimizer": optimizer, "epochs": epochs, "batch_size": batch_size}
+            trained = jax.jit(functools.partial(by_minibatches, found.problem.inner_loss, **options))
+            params = jax.tree.map(np.asarray, trained(order_key, start, *rows_of(distilled)))
     scored = jax.jit(functools.partial(score, found.problem.apply))
     before, after = (100.0 * float(scored(weights, found.test)[0]) for weights in (start, params))
     if out is not None:
