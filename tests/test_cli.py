@@ -770,7 +770,7 @@ WRONG_WORDS = {
         "there is no 'zzz' here: choose one of recipes, distill, pretrain, evaluate, train, export, plot, report, runs",
     ),
     "no recipe": (("distill",), "Expected one of {digits, digits-random, mnist-fixed-1step, "),
-    "no recipe but options": (("distill", "--out", "x"), "cifar10-poison} (see `ddjax distill --help`)"),
+    "no recipe but options": (("distill", "--out", "x"), "benchmark} (see `ddjax distill --help`)"),
     "recipe": (("distill", "digitz"), "there is no 'digitz' here: did you mean digits? (see `ddjax distill --help`)"),
     "far recipe": (
         ("distill", "zzz"),

@@ -92,7 +92,8 @@ def test_reads_a_prepared_folder(tmp_path, name):
     assert dataset.x_train.dtype == np.uint8 and dataset.y_train.dtype == np.int32
     assert dataset.source == f"{name}:{entry.version}" and dataset.name == name
     assert dataset.class_names == (stored.class_names or tuple("0123456789"))
-    assert dataset.input_shape == stored.input_shape and dataset.num_classes == 10
+    assert dataset.input_shape == stored.input_shape
+    assert dataset.num_classes == len(stored.class_names or range(10))
     if entry.transform is None:
         scaled = written["train"][0] / 255
         np.testing.assert_allclose(dataset.transform.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
@@ -302,20 +303,31 @@ def raw_mnist(examples):
     }
 
 
-def raw_cifar10(examples):
-    def records(images, labels):
-        planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-        return np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
+def cifar_records(images, *labels):
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    return np.concatenate([np.stack(labels, axis=1).astype(np.uint8), planes], axis=1)
 
-    train, test = records(*examples["train"]), records(*examples["test"])
+
+def tar_of(members):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        members = {f"data_batch_{i + 1}.bin": part for i, part in enumerate(np.array_split(train, 5))}
-        for name, part in (members | {"test_batch.bin": test}).items():
-            header = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+        for name, part in members.items():
+            header = tarfile.TarInfo(name)
             header.size = part.nbytes
             archive.addfile(header, io.BytesIO(part.tobytes()))
     return {"archive": buffer.getvalue()}
+
+
+def raw_cifar10(examples):
+    train, test = cifar_records(*examples["train"]), cifar_records(*examples["test"])
+    members = {f"data_batch_{i + 1}.bin": part for i, part in enumerate(np.array_split(train, 5))}
+    return tar_of({f"cifar-10-batches-bin/{name}": part for name, part in (members | {"test_batch.bin": test}).items()})
+
+
+def raw_cifar100(examples):
+    """The superclass comes first: here the class doubled."""
+    members = {split: cifar_records(images, 2 * labels, labels) for split, (images, labels) in examples.items()}
+    return tar_of({f"cifar-100-binary/{split}.bin": part for split, part in members.items()})
 
 
 def raw_svhn(examples):
@@ -341,6 +353,7 @@ RAW = {
     "mnist": raw_mnist,
     "fashion_mnist": raw_mnist,
     "cifar10": raw_cifar10,
+    "cifar100": raw_cifar100,
     "svhn_cropped": raw_svhn,
     "usps": raw_usps,
 }
@@ -374,6 +387,8 @@ def test_prepare_from_raw_files_and_read_back(tmp_path, publish, name):
         index = int(record["id"].decode().removeprefix("test_"))
         assert len(record["id"]) == len("test_") + WHOLE[name].id_digits
         np.testing.assert_array_equal(record["image"], examples["test"][0][index])
+    for other in WHOLE[name].other_labels:
+        assert record[other] == 2 * record["label"]
 
 
 def test_second_prepare_does_nothing(tmp_path, monkeypatch):

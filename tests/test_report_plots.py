@@ -162,6 +162,16 @@ def test_one_picture_an_example_with_its_label(tmp_path, figures):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
 
 
+def test_an_image_of_two_classes_says_both(tmp_path, figures):
+    artifact = make((8, 8, 3))
+    shares = [[0.29, 0.71, 0, 0], [0.05, 0.04, 0.9, 0.01], [0.998, 0.002, 0, 0], [0.3, 0.2, 0.2, 0.3]]
+    labels = np.tile(np.asarray(shares, np.float32), (2, 1, 1))
+    artifact = artifact._replace(distilled=artifact.distilled._replace(labels=labels))
+    plots.plot_images(artifact, tmp_path / "images.png")
+    told = [axis.get_title() for axis in figures[0].axes[:4]]
+    assert told == ["class1 71%\nclass0 29%", "class2 90%", "class0", "class0 30%\nclass3 30%"]
+
+
 def test_a_step_of_many_images_takes_rows_of_ten(tmp_path, figures):
     artifact = make((6, 6, 1), classes=24)
     plots.plot_images(artifact, tmp_path / "images.png")

@@ -25,7 +25,7 @@ from ddjax.paper import page as results, reproduce, rows as paper
 from ddjax.paper.budgets import BUDGETS, Budget
 from ddjax.paper.filing import command, departures, filed_recipe, portable
 from ddjax.paper.rows import ROWS
-from ddjax.paper.runs import BASELINES, EPOCHS, RUNS, STEPS, Run
+from ddjax.paper.runs import BASELINES, EPOCHS, PROTOCOL, RUNS, STEPS, Run
 from ddjax.recipes import RECIPES, Recipe, get_recipe
 from ddjax.show import plots
 from ddjax.storage import artifact, provenance
@@ -33,9 +33,24 @@ from ddjax.training import devices, fit
 from ddjax.training.pretrain import Training
 
 QUICK = BUDGETS["quick"]
-FIELDS = {"table", "row", "column", "paper", "run", "part", "ours_mean", "ours_std", "networks", "departs", "status"}
+FIELDS = {
+    "book",
+    "table",
+    "row",
+    "column",
+    "paper",
+    "run",
+    "part",
+    "ours_mean",
+    "ours_std",
+    "networks",
+    "departs",
+    "status",
+}
 FIELDS |= {"command", "commit", "seconds", "machine"}
 PICTURES = {"images.png", "curve.png", "learning_rates.png"}
+BOOKS = ("paper", "benchmark")
+BESIDE = (*BASELINES, PROTOCOL)
 SCORED = "mnist-random"  # a run with every baseline
 
 
@@ -75,9 +90,10 @@ def haste(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """All of the paper in the quick budget: the folder, and what the call returned."""
+    """All of the paper and of the benchmark in the quick budget: the folder, and what the calls returned."""
     root = tmp_path_factory.mktemp("paper") / "quick"
-    return root, reproduce.reproduce(root, budget="quick", progress=False)
+    of_paper, of_benchmark = (reproduce.reproduce(root, book, budget="quick", progress=False) for book in BOOKS)
+    return root, of_paper + of_benchmark
 
 
 @pytest.fixture
@@ -90,7 +106,8 @@ def committed(tmp_path_factory):
     """The page built from what the repository has under `results/`: the folder, and its rows."""
     root = tmp_path_factory.mktemp("committed")
     shutil.copytree(Path(__file__).parents[1] / "results", root / "results")
-    return root, reproduce.reproduce(root, page_only=True, progress=False)
+    reproduce.reproduce(root, page_only=True, progress=False)
+    return root, filed_rows(root)
 
 
 @pytest.fixture
@@ -103,6 +120,10 @@ def idle(monkeypatch):
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def filed_rows(root: Path) -> list[dict[str, Any]]:
+    return [row for book in BOOKS for row in read(root / "results" / f"{book}.json")]
 
 
 def never(*args, **kwargs):
@@ -135,17 +156,17 @@ def by_place(rows) -> dict[tuple[str, str, str], dict[str, Any]]:
 
 def test_every_row_is_measured_and_filed(whole):
     root, returned = whole
-    rows = read(root / "results" / "paper.json")
+    rows = filed_rows(root)
     assert rows == returned and len(rows) == len(ROWS) == len(by_place(rows))
     for row, expected in zip(rows, ROWS, strict=True):
         assert set(row) == FIELDS
-        assert {name: row[name] for name in ("table", "row", "column", "paper", "run")} == {
-            name: getattr(expected, name) for name in ("table", "row", "column", "paper", "run")
+        assert {name: row[name] for name in ("book", "table", "row", "column", "paper", "run")} == {
+            name: getattr(expected, name) for name in ("book", "table", "row", "column", "paper", "run")
         }
         assert row["status"] == "measured", row
         assert 0 <= row["ours_mean"] <= 100 and 0 <= row["ours_std"] <= 50 and row["networks"] >= 1
         assert row["ours_std"] == 0 or row["networks"] > 1
-        assert row["command"] == f"ddjax reproduce paper --only {row['run']}"
+        assert row["command"] == f"ddjax reproduce {row['book']} --only {row['run']}"
         assert row["seconds"] >= 0 and row["machine"] and isinstance(row["commit"], str)
     assert len({row["ours_mean"] for row in rows}) > 20
 
@@ -154,7 +175,7 @@ def figure(root: Path, row: paper.Row) -> tuple[float, float, int]:
     """Mean, deviation and count of a row, looked up in the files of its run."""
     folder = root / "results" / row.run
     summary = read(folder / "summary.json")
-    if row.part in BASELINES:
+    if row.part in BESIDE:
         scores, prefix = read(folder / "baselines.json")[row.part], "accuracy"
     elif row.part.startswith("poisoning"):
         prefix, when = row.part.removeprefix("poisoning: ").split(", ")
@@ -177,8 +198,8 @@ def test_seconds_and_commit_are_those_of_the_figure_itself(whole):
         folder = root / "results" / row["run"]
         facts = read(folder / "provenance.json")
         (begun,) = facts["origins"]
-        own = read(folder / "baselines.json")[expected.part] if expected.part in BASELINES else begun
-        seconds = own["seconds"] if expected.part in BASELINES else facts["seconds_distilling"]
+        own = read(folder / "baselines.json")[expected.part] if expected.part in BESIDE else begun
+        seconds = own["seconds"] if expected.part in BESIDE else facts["seconds_distilling"]
         assert (row["commit"], row["machine"], row["seconds"]) == (own["commit"], own["machine"], seconds)
         assert set(own["versions"]) >= {"ddjax", "jax", "jaxlib", "numpy", "scikit-learn", "pillow"}
         assert begun["python"].count(".") == 2 and begun["inputs"]["data"].startswith("digits")
@@ -279,7 +300,7 @@ def test_the_artefact_tells_of_its_pool(whole):
 def test_paths_of_this_machine_are_not_written_down(whole):
     """What is filed is committed and read elsewhere."""
     root, _ = whole
-    for path in (root / "results" / "paper.json", root / "RESULTS.md", *root.glob("results/*/*.json")):
+    for path in (*root.glob("results/*.json"), root / "RESULTS.md", *root.glob("results/*/*.json")):
         assert str(root) not in path.read_text(), path
 
 
@@ -288,8 +309,9 @@ def test_paths_of_this_machine_are_not_written_down(whole):
 
 def test_a_second_call_repeats_nothing(copy, idle):
     before = tree(copy, leave=("steps.png", "epochs.png"))
-    rows = reproduce.reproduce(copy, budget="quick", progress=False)
-    assert all(row["status"] == "measured" for row in rows)
+    for book in BOOKS:
+        rows = reproduce.reproduce(copy, book, budget="quick", progress=False)
+        assert all(row["status"] == "measured" and row["book"] == book for row in rows)
     assert tree(copy, leave=("steps.png", "epochs.png")) == before
 
 
@@ -301,14 +323,13 @@ def test_a_named_run_that_is_measured_says_so_and_how_to_repeat_it(copy, idle, c
 
 
 def test_flags_reach_what_they_are_for(monkeypatch, tmp_path, capsys):
-    asked: list[dict[str, Any]] = []
+    asked: list[tuple[Any, dict[str, Any]]] = []
     monkeypatch.setattr(devices, "use_all_cores", lambda: None)  # this process has its devices already
-    monkeypatch.setattr(reproduce, "reproduce", lambda root, **options: asked.append({"root": root, **options}) or [])
-    main(
-        ["reproduce", "paper", "--page-only", "--accept-changes", "--again", "--only", "digits", "--out", str(tmp_path)]
-    )
-    told = {"root": tmp_path, "only": ("digits",), "again": True, "accept_changes": True, "page_only": True}
-    assert asked == [told | {"budget": "full", "data_dir": None}]
+    monkeypatch.setattr(reproduce, "reproduce", lambda *places, **options: asked.append((places, options)) or [])
+    flags = ["--page-only", "--accept-changes", "--again", "--only", "digits"]
+    main(["reproduce", "benchmark", *flags, "--out", str(tmp_path)])
+    told = {"only": ("digits",), "again": True, "accept_changes": True, "page_only": True}
+    assert asked == [((tmp_path, "benchmark"), told | {"budget": "full", "data_dir": None})]
 
 
 def test_a_pool_is_announced_before_it_is_trained(tmp_path, monkeypatch, capsys):
@@ -568,10 +589,10 @@ def test_rows_say_where_the_method_departs_from_the_papers(committed):
     assert departs["mnist-random", "distilled"] == "r c s a h"
     assert departs["digits-exact", "distilled"] == "c s a h"
     assert departs["mnist-poison", "poisoning: attacked, after"] == "c s a h"
-    assert {d for (_, part), d in departs.items() if part in BASELINES or part.endswith("before")} == {""}
+    assert {d for (_, part), d in departs.items() if part in BESIDE or part.endswith("before")} == {""}
     text = (committed[0] / "RESULTS.md").read_text()
     assert re.search(r"→ \*\*96\.\d\*\* `g c s a h` \|", text)
-    assert all(f"\n- `{letter}`: " in text for letter in "grcsah")
+    assert all(f"\n- `{letter}`: " in text for letter in "grlmwzbcsah")
     assert "| gates 0.03, clip 1, cosine, average 0.99, best of 60 validations |" in text
 
 
@@ -704,19 +725,19 @@ def test_baselines_of_former_settings_are_forgotten(tmp_path, paper_of, monkeypa
 
 
 def test_every_row_has_its_run_and_part():
-    known = {"distilled", "before", *BASELINES}
+    known = {"distilled", "before", *BESIDE}
     known |= {f"poisoning: {w}, {when}" for w in ("overall", "modified", "attacked") for when in ("before", "after")}
     for row in ROWS:
         assert row.run in RUNS and row.part in known
         assert row.table and row.row and row.column
-        assert row.part not in BASELINES or row.part in RUNS[row.run].baselines
+        assert row.part not in BESIDE or row.part in RUNS[row.run].baselines
         assert not row.part.startswith("poisoning") or RUNS[row.run].settings.data.poison
         assert re.fullmatch(r"((about )?\d+(\.\d+)?( ± \d+\.\d+)?†?)?", row.paper), row.paper
     places = [(row.table, row.row, row.column) for row in ROWS]
     assert len(set(places)) == len(places)
     assert {row.run for row in ROWS} == set(RUNS)
     for name, run in RUNS.items():
-        assert set(run.baselines) == {row.part for row in ROWS if row.run == name and row.part in BASELINES}
+        assert set(run.baselines) == {row.part for row in ROWS if row.run == name and row.part in BESIDE}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -724,7 +745,7 @@ def test_every_run_is_a_recipe(name):
     run = RUNS[name]
     run.settings.validate()
     assert run.recipe in RECIPES and set(run.changes) <= set(run.settings.settings())
-    assert set(run.baselines) <= set(BASELINES) and len(set(run.baselines)) == len(run.baselines)
+    assert set(run.baselines) <= set(BESIDE) and len(set(run.baselines)) == len(run.baselines)
     quick, network = QUICK.shrink(run.settings), run.settings.network
     quick.validate()
     assert quick.data.data == "digits"
@@ -743,7 +764,7 @@ def test_what_is_open_says_its_cost(tmp_path, paper_of):
         "| `here` | not run yet | 9 hours | `ddjax reproduce paper --only here` |"
         in (tmp_path / "RESULTS.md").read_text()
     )
-    for row in json.loads(Path(__file__).parents[1].joinpath("results/paper.json").read_text()):
+    for row in filed_rows(Path(__file__).parents[1]):
         assert row["status"] == "measured" or row["ours_mean"] is not None or RUNS[row["run"]].cost
 
 

@@ -11,12 +11,14 @@ from helpers import relative_error
 from test_inner import plain_unroll
 from test_outer import BATCH, E, S, half_view as view, make_arguments, make_dataset, make_problem
 
+import ddjax
 from ddjax.core.distilled import init_distilled, learned_labels
 from ddjax.core.inner import unroll
 from ddjax.core.meta import Layout, meta_gradient, meta_loss
 from ddjax.core.outer import make_distiller
 from ddjax.errors import InputError
-from ddjax.experiment.setup import directions
+from ddjax.experiment.outer import first_iterate
+from ddjax.experiment.setup import directions, set_up
 from ddjax.experiment.views import make_view
 from ddjax.recipes import Inner, Recipe
 
@@ -210,6 +212,27 @@ def test_fewer_images_than_classes_share_the_classes():
         labels = np.asarray(init_distilled(KEY, **options, examples=examples, sharpness=4.0).labels)
         assert labels.shape == (2, examples, 5) and list((labels[1] == 4).sum(axis=1)) == each
         assert np.all((labels == 4).any(axis=1)) and set(np.unique(labels)) == {0, 4}
+
+
+@pytest.mark.parametrize("siamese", ["rotate-scale", "brightness-cutout"])
+def test_both_sides_of_matched_gradients_are_changed_alike(siamese):
+    """A real batch of the distilled images themselves is no way off, whatever is drawn; changed each by itself it is."""
+    recipe = ddjax.get_recipe("digits").replace(model="linear", objective="gradient", siamese=siamese, gate_width=0.0)
+    experiment = set_up(recipe)
+    distilled = first_iterate(experiment)
+    batch = jnp.tile(distilled.images[0], (2, 1, 1, 1)), jnp.tile(distilled.labels[0], (2, 1))
+    params_N = jax.tree.map(lambda leaf: leaf[None] + 0.01, experiment.starts.draw(KEY))
+
+    def off(problem, key):
+        apart = [meta_loss(problem, params_N, distilled, batch, key)]
+        apart.append(meta_gradient(problem, params_N, distilled, batch, Layout(chunk=5), key)[0])
+        return apart
+
+    alike = [off(experiment.problem, key) for key in jax.random.split(KEY, 3)]
+    np.testing.assert_allclose(alike, 0, atol=1e-5)
+    assert np.min(off(experiment.problem._replace(real_view=None), KEY)) > 1e-3
+    # The batches of the outer loop come unchanged, then: what they go through is drawn with the step's own view.
+    assert experiment.problem.real_view is not None and set_up(recipe.replace(objective="loss")).problem.real_view is None
 
 
 def test_a_view_alone_has_no_key(x64):

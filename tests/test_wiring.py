@@ -598,7 +598,7 @@ def test_nothing_but_the_outer_step_is_augmented_of_a_distillation(plain):
 
 def test_real_minibatches_are_augmented_wherever_networks_learn_from_them(tmp_path, monkeypatch):
     """In the outer loop, in training on all the data, there and for the paper's tables, and in that of pools; in the first
-    by what distilled images go through, too."""
+    by what distilled images go through, too, unless the meta-gradient itself changes both sides alike."""
     seen = []
     for module in (outer_loop, fit, pretraining):
 
@@ -613,11 +613,12 @@ def test_real_minibatches_are_augmented_wherever_networks_learn_from_them(tmp_pa
     pretraining.pretrain_for(recipe, num_nets=3, test_nets=1, training=pretraining.Training(1, 8), progress=False)
     experiment = set_up(recipe)
     build_distiller(experiment, Layout())
+    build_distiller(set_up(recipe.replace(objective="gradient")), Layout())
     first = first_iterate(experiment)
     monkeypatch.setattr(baselines, "random_real", lambda *_, **__: fit.Scores(np.zeros(1), "left out"))
     outcome.comparison(experiment, first)
     Budget(full_data={"num_nets": 1, "steps": 1}).measure("full data", experiment, first)
-    assert seen == [(pretraining, crop), (outer_loop, crop, flip), (fit, crop), (fit, crop)]
+    assert seen == [(pretraining, crop), (outer_loop, crop, flip), (outer_loop, crop, None), (fit, crop), (fit, crop)]
 
 
 # The first outer steps of every recipe

@@ -11,10 +11,12 @@ from ddjax.cli.places import DataDir
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Run every experiment of the paper that is missing, resume what is half done, and rebuild RESULTS.md beside the paper."""
+    """Run every experiment of the paper, or of today's benchmark, that is missing, and rebuild RESULTS.md; goes on with what is
+    half done."""
 
-    what: tyro.conf.Positional[Literal["paper"]]
-    """The paper: Tables 1 to 3, the poisoning experiment and the ablation figures."""
+    what: tyro.conf.Positional[Literal["paper", "benchmark"]]
+    """The paper: Tables 1 to 3, the poisoning experiment and the ablation figures; or what goes beyond it: soft labels, and
+    today's benchmark."""
     only: tuple[str, ...] = ()
     """Runs to make, of those in RESULTS.md; all if none is named, but those for an accelerator where there is none."""
     again: bool = False
@@ -22,7 +24,7 @@ class Reproduce:
     accept_changes: bool = False
     """Go on with runs that are half done though code, versions or inputs have changed; their figures will say so."""
     page_only: bool = False
-    """Run and measure nothing: build RESULTS.md and results/paper.json from what is filed."""
+    """Run and measure nothing: build RESULTS.md and its JSON files from what is filed."""
     budget: Literal["full", "quick"] = "full"
     """full, or quick: all of it on scikit-learn's digits with a small network in a few steps, to see that it works."""
     out: tyro.conf.DisallowNone[Path | None] = None
@@ -38,6 +40,7 @@ class Reproduce:
         root = self.out or Path("quick" if self.budget == "quick" else ".")
         rows = reproduce(
             root,
+            self.what,
             only=self.only,
             again=self.again,
             accept_changes=self.accept_changes,
@@ -46,4 +49,6 @@ class Reproduce:
             data_dir=self.data_dir,
         )
         measured = sum(row["ours_mean"] is not None for row in rows)
-        print(f"{measured} of {len(rows)} rows are measured: {root / 'RESULTS.md'}, {root / 'results' / 'paper.json'}")
+        print(
+            f"{measured} of {len(rows)} rows are measured: {root / 'RESULTS.md'}, {root / 'results' / f'{self.what}.json'}"
+        )

@@ -43,9 +43,11 @@ class Problem(NamedTuple):
       rule: differentiation rule of the inner steps (see `inner.unroll`).
       window: steps that an unroll differentiates, from a start that is drawn, all starts being as likely; None: all T.
       view: what each inner step sees of its examples, drawn anew every time (see `order.View`); None: all, as they are.
+      real_view: what the real batch goes through besides, from the key of the first step's view, so that both may be changed
+        alike; None: nothing.
       bound: of the global norm of each network's meta-gradient, which is scaled down to it; None: there is none.
 
-    The last three are of the meta-gradient alone: distilled data are used without them.
+    The last four are of the meta-gradient alone: distilled data are used without them.
     """
 
     apply: Apply
@@ -58,6 +60,7 @@ class Problem(NamedTuple):
     rule: MakeRule = mixed_mode
     window: int | None = None
     view: View | None = None
+    real_view: View | None = None
     bound: float | None = None
 
     @property
@@ -97,6 +100,7 @@ def meta_loss(
     """
     _check(params_N, distilled, batch)
     drawn = draw(key, distilled.log_lrs.size, problem.window, problem.view)
+    batch = _viewed(problem, batch, drawn)
 
     def one_network(params: Params) -> jax.Array:
         end = unroll(problem.inner_loss, params, distilled, **drawn, **problem.unroll_options)
@@ -105,6 +109,10 @@ def meta_loss(
         return problem.match(jax.grad(problem.outer_loss)(params, *batch), jax.tree.map(jnp.subtract, params, end))
 
     return jnp.mean(jax.vmap(one_network)(params_N))
+
+
+def _viewed(problem: Problem, batch: Batch, drawn: dict[str, Any]) -> Batch:
+    return batch if problem.real_view is None else problem.real_view(jax.random.fold_in(drawn["key"], 0), batch)
 
 
 def _check(params_N: Params, distilled: DistilledData, batch: Batch) -> None:
@@ -176,6 +184,7 @@ def _on_one_device(
     """`meta_gradient` on one device's networks and share of the batch, which the axis `shared_by` has the whole of; sums over
     `axis` are taken within."""
     drawn = draw(key, distilled.log_lrs.size, problem.window, problem.view)
+    batch = _viewed(problem, batch, drawn)
     inner = partial(unroll, problem.inner_loss, remat=layout.remat, axis=axis, **drawn, **problem.unroll_options)
 
     def objective(start: Params, end: Params) -> tuple[jax.Array, Params]:

@@ -1,6 +1,6 @@
 """Data sets: loading, preparing, splitting, transforming and drawing batches on the device."""
 
-from ddjax.data.augment import Augment, make_augment
+from ddjax.data.augment import Augment, alike, make_augment
 from ddjax.data.dataset import Dataset, MissingDataError, Split, whitened
 from ddjax.data.own import make_dataset
 from ddjax.data.pictures import as_pictures, parse_shape
@@ -21,6 +21,7 @@ __all__ = [
     "as_pictures",
     "hold_out",
     "load_dataset",
+    "alike",
     "make_augment",
     "make_dataset",
     "make_draw_batch",

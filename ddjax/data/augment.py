@@ -81,6 +81,11 @@ def cutout(key: jax.Array, pictures: jax.Array) -> jax.Array:
     return jnp.where((hidden[0][:, :, None] & hidden[1][:, None, :])[..., None], 0, pictures)
 
 
+def alike(augment: Augment) -> Augment:
+    """The augmentation with the same parameters for every picture, in batches of whatever size (arXiv 2102.08259, sec. 3.2)."""
+    return lambda key, pictures: jax.vmap(lambda picture: augment(key, picture[None])[0])(pictures)
+
+
 def _each(key: jax.Array, pictures: jax.Array, low: float, high: float) -> jax.Array:
     return jax.random.uniform(key, (len(pictures), 1, 1, 1), pictures.dtype, low, high)
 

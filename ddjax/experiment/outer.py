@@ -23,7 +23,9 @@ from ddjax.training.loop import Validate
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     """The outer loop of a recipe; its step's data set is `Experiment.data`."""
     settings = experiment.recipe.outer
-    augments = (experiment.augment, experiment.siamese)
+    # Where the problem changes both sides alike, batches come without.
+    siamese = None if experiment.problem.real_view is not None else experiment.siamese
+    augments = (experiment.augment, siamese)
     draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes, *augments)
 
     def from_weights(init: Init) -> Distiller:

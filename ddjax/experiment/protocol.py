@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ddjax.core.distilled import DistilledData
+from ddjax.core.inits import Init
+from ddjax.core.meta import Problem
 from ddjax.data import Augment, Split, hold_out, make_augment
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Scores, float32, score
@@ -67,28 +70,64 @@ def by_protocol(
     found = {name: reopen(path, model=name, data=data, data_dir=data_dir, fresh=True) for name in models or (None,)}
     scores = {}
     for name, opened in found.items():
-        changes = make_augment(opened.recipe.data.siamese if augment is None else augment, opened.dataset.input_shape)
         name = name or opened.recipe.network.model
         say(f"training networks of {name}", progress)
-        scores[name] = _of_model(opened, way, epochs, batch_size, num_nets, changes)
+        scores[name] = train_and_score(
+            opened.problem,
+            opened.model.init,
+            opened.artifact.distilled,
+            _held_out(opened),
+            opened.test,
+            opened.key,
+            num_nets=num_nets,
+            way=way,
+            epochs=epochs,
+            batch_size=batch_size,
+            augment=make_augment(
+                opened.recipe.data.siamese if augment is None else augment, opened.dataset.input_shape
+            ),
+        )
     return scores
 
 
-def _of_model(
-    found: Reopened, way: Way, epochs: int, batch_size: int, num_nets: int, augment: Augment | None
-) -> Scores:
-    inputs, targets = rows_of(found.artifact.distilled)
-    steps = epochs * max(1, len(inputs) // batch_size)
+def _held_out(found: Reopened) -> Split:
     valid = hold_out(found.dataset)[1]
-    valid = valid._replace(transform=found.test.transform, labels=jnp.asarray(found.taken_for)[valid.labels])
+    return valid._replace(transform=found.test.transform, labels=jnp.asarray(found.taken_for)[valid.labels])
+
+
+def train_and_score(
+    problem: Problem,
+    init: Init,
+    distilled: DistilledData,
+    valid: Split,
+    test: Split,
+    key: jax.Array,
+    *,
+    num_nets: int = 5,
+    way: Way = "sgd",
+    epochs: int = 300,
+    batch_size: int = 256,
+    augment: Augment | None = None,
+) -> Scores:
+    """Test accuracies of fresh networks, and the rate that they were trained at.
+
+    Args:
+      problem: whose inner loss is minimised; init: key -> weights.
+      distilled: whose labels are probabilities.
+      valid: held-out training examples, which choose the rate; test: those of the accuracies.
+      key: what networks and orders are drawn from, by the streams of an experiment.
+      num_nets, way, epochs, batch_size: as of `by_protocol`; augment: what the examples go through.
+    """
+    inputs, targets = rows_of(distilled)
+    steps = epochs * max(1, len(inputs) // batch_size)
 
     @jax.jit
-    def accuracy(key: jax.Array, rate: jax.Array, split: Split) -> jax.Array:
-        start_key, order_key = jax.random.split(key)
+    def accuracy(net_key: jax.Array, rate: jax.Array, split: Split) -> jax.Array:
+        start_key, order_key = jax.random.split(net_key)
         params = by_minibatches(
-            found.problem.inner_loss,
+            problem.inner_loss,
             order_key,
-            found.model.init(start_key),
+            init(start_key),
             inputs,
             targets,
             optimizer=make_optimizer(way, rate, steps),
@@ -96,13 +135,13 @@ def _of_model(
             batch_size=batch_size,
             augment=augment,
         )
-        return 100.0 * score(found.problem.apply, params, split)[0]
+        return 100.0 * score(problem.apply, params, split)[0]
 
     def mean(rate: float) -> float:
-        return float(np.mean([accuracy(key, rate, valid) for key in jax.random.split(choice_key, _TRIALS)]))
+        return float(np.mean([accuracy(net_key, rate, valid) for net_key in jax.random.split(choice_key, _TRIALS)]))
 
-    test_key, choice_key = jax.random.split(stream(found.key, "test"))
+    test_key, choice_key = jax.random.split(stream(key, "test"))
     with float32():
         rate = max(RATES[way], key=mean)
-        tested = [accuracy(key, rate, found.test) for key in jax.random.split(test_key, num_nets)]
+        tested = [accuracy(net_key, rate, test) for net_key in jax.random.split(test_key, num_nets)]
     return Scores(np.asarray(tested, np.float64), f"rate {rate:g}")

@@ -13,7 +13,7 @@ from ddjax.core.distilled import fixed_labels, learned_labels
 from ddjax.core.inits import Init
 from ddjax.core.matching import Match, cosine_distance
 from ddjax.core.meta import Problem
-from ddjax.data import Augment, Dataset, Split, hold_out, load_dataset, make_augment, whitened
+from ddjax.data import Augment, Dataset, Split, alike, hold_out, load_dataset, make_augment, whitened
 from ddjax.errors import InputError
 from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
@@ -90,11 +90,15 @@ def set_up(
     augment = make_augment(recipe.data.augment, dataset.input_shape)
     key = jax.random.key(recipe.seed)
     starts = make_starts(recipe, model, dataset, key)
-    siamese = make_augment(recipe.data.siamese, dataset.input_shape, "--siamese")
-    view = make_view(recipe.inner, dataset.num_classes, siamese)
     inner, outer = recipe.inner, recipe.outer
+    siamese = make_augment(recipe.data.siamese, dataset.input_shape, "--siamese")
+    matched = outer.objective == "gradient"
+    if siamese is not None and matched:
+        siamese = alike(siamese)
+    view = make_view(inner, dataset.num_classes, siamese)
+    real_view = make_view(Inner(), dataset.num_classes, siamese) if matched else None
     problem = make_problem(model, inner.direction, inner.learn_labels, starts.draw, outer.objective)._replace(
-        direction=directions(inner), window=outer.window, view=view, bound=outer.clip_nets
+        direction=directions(inner), window=outer.window, view=view, real_view=real_view, bound=outer.clip_nets
     )
     taken_for = outer_labels(recipe.data, dataset)
     return Experiment(recipe, dataset, *hold_out(dataset), augment, siamese, model, problem, starts, taken_for, key)

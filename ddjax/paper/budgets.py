@@ -10,9 +10,10 @@ from ddjax.evaluation import baselines
 from ddjax.evaluation.neighbours import knn
 from ddjax.evaluation.real_sets import kmeans_sets, random_sets
 from ddjax.evaluation.tuning import TUNING, Tuning
+from ddjax.experiment.protocol import train_and_score
 from ddjax.experiment.setup import Experiment
 from ddjax.paper.filing import Wanted, portable
-from ddjax.paper.runs import Run
+from ddjax.paper.runs import PROTOCOL, Run
 from ddjax.recipes import Recipe
 from ddjax.training.fit import full_data
 from ddjax.training.pretrain import Training
@@ -22,6 +23,7 @@ TRAINING = {"mnist": Training(1000), "usps": Training(800), "digits": Training(3
 # What one step is distilled for fits the networks it saw; the more there are, the better it does on others.
 POOL_NETS = {"mnist": 400, "cifar10": 100}
 _FULL_DATA = {"num_nets": 3, "steps": 2000, "batch_size": 128, "lr": 2e-3}
+_PROTOCOL = {"num_nets": 5, "way": "sgd", "epochs": 300, "batch_size": 256}
 _LONGER = {"cifar10": {"steps": TRAINING["cifar10"].steps}}
 
 
@@ -32,7 +34,8 @@ class Budget:
     Attributes:
       shrink: makes a run's recipe the one that is run.
       pool_nets, pool_test_nets, training: size of pools, and how they are trained; None: as their data set needs.
-      tuning: of the baselines; full_data: how many networks learn from all the data, and how.
+      tuning: of the baselines; full_data: how many networks learn from all the data, and how; protocol: likewise from the
+        distilled data alone, as benchmarks have it.
     """
 
     shrink: Callable[[Recipe], Recipe] = lambda recipe: recipe
@@ -41,6 +44,7 @@ class Budget:
     training: Training | None = None
     tuning: Tuning = TUNING
     full_data: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _FULL_DATA)
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _PROTOCOL)
 
     def pool(self, recipe: Recipe) -> dict[str, Any] | None:
         """The pool that a recipe starts from, as the header of an artefact tells of it; None where it starts from none."""
@@ -62,15 +66,19 @@ class Budget:
         """What would be run and measured now."""
         recipe = self.shrink(run.settings)
         pool = self.pool(recipe)
-        tried = {part: self.on_all(recipe) if part == "full data" else vars(self.tuning) for part in run.baselines}
+        of_their_own = {"full data": self.on_all(recipe), PROTOCOL: self.protocol}
+        tried = {part: of_their_own.get(part, vars(self.tuning)) for part in run.baselines}
         settings = {part: json.loads(json.dumps({**settings, "pool": pool})) for part, settings in tried.items()}
         return Wanted(portable(recipe), pool, settings)
 
     def measure(self, part: str, experiment: Experiment, like: DistilledData) -> dict[str, Any]:
-        """The summary of one of `paper.runs.BASELINES`, in as many steps as the distilled data `like` take."""
+        """The summary of one of `paper.runs.BASELINES`, in as many steps as the distilled data `like` take, or `PROTOCOL`'s."""
         key, tuning, starts = experiment.stream("baseline"), self.tuning, experiment.starts
         problem = experiment.problem._replace(targets=fixed_labels)
         train, valid, test = experiment.train, experiment.outer(experiment.valid), experiment.outer(experiment.test)
+        if part == PROTOCOL:
+            how: dict[str, Any] = {"augment": experiment.siamese, **self.protocol}
+            return train_and_score(problem, experiment.model.init, like, valid, test, experiment.key, **how).summary()
         nets: dict[str, Any] = {"params_N": starts.test.params_N}
         if part == "full data":
             nets["augment"] = experiment.augment
@@ -104,6 +112,8 @@ def _on_digits(recipe: Recipe) -> Recipe:
         checkpoint=None,
         pictures=None,
         augment="none",
+        siamese="none",
+        zca=None,
         model="linear",
         width=None,
         depth=None,
@@ -112,6 +122,10 @@ def _on_digits(recipe: Recipe) -> Recipe:
         steps=min(settings["steps"], 2),
         epochs=min(settings["epochs"], 2),
         per_class=1,
+        images=None,
+        window=None,
+        subset_classes=None,
+        subset_images=None,
         inner_lr=0.02,
         start="real" if settings["init"] == "random" else settings["start"],
         lr=0.02,
@@ -129,7 +143,8 @@ def _on_digits(recipe: Recipe) -> Recipe:
 _QUICK = Tuning(
     (0.01, 0.1), rounds=1, trials=2, nets=2, random_sets=2, kmeans_sets=3, candidates=10, nets_per_candidate=1
 )
+_QUICK_PROTOCOL = {"num_nets": 2, "way": "sgd", "epochs": 2, "batch_size": 16}
 BUDGETS = {
     "full": Budget(),
-    "quick": Budget(_on_digits, 4, 2, Training(20, 32), _QUICK, {"num_nets": 2, "steps": 20}),
+    "quick": Budget(_on_digits, 4, 2, Training(20, 32), _QUICK, {"num_nets": 2, "steps": 20}, _QUICK_PROTOCOL),
 }

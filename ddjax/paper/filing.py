@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ddjax.paper.rows import Row
 from ddjax.recipes import Recipe, get_recipe
+from ddjax.recipes.loops import Outer
 from ddjax.storage import provenance
 from ddjax.storage.artifact import FILE_NAME, load_artifact
 from ddjax.storage.files import read_json
@@ -97,15 +98,25 @@ def _flag(name: str, value: Any) -> str:
 def departures(recipe: Recipe) -> dict[str, str]:
     """Where the method departs from the paper's, a letter and words for each: RESULTS.md explains the letters."""
     inner, outer = recipe.inner, recipe.outer
-    found = {
+    found: dict[str, str | float | bool] = {
         "g": recipe.network.gate_width and f"gates {recipe.network.gate_width:g}",
         "r": inner.start == "real" and "from real images",
-        "c": outer.clip is not None and f"clip {outer.clip:g}",
-        "s": "cosine",
+        "l": inner.learn_labels and "soft labels",
+        "m": inner.direction != "gd" and inner.direction,
+        "w": outer.window is not None and f"window of {outer.window} steps",
+        "z": recipe.data.zca is not None and f"ZCA {recipe.data.zca:g}",
+        "b": recipe.data.siamese != "none" and f"{recipe.data.siamese} of both sides",
+        "c": _bounds(outer),
+        "s": outer.schedule,
         "a": outer.ema and f"average {outer.ema:g}",
         "h": f"best of {-(-outer.outer_steps // recipe.report.eval_every)} validations",
     }
-    return {letter: words for letter, words in found.items() if words}
+    return {letter: str(words) for letter, words in found.items() if words}
+
+
+def _bounds(outer: Outer) -> str:
+    bounds = {"clip": outer.clip, "clip at the running norm x": outer.clip_relative, "clip each at": outer.clip_nets}
+    return ", ".join(f"{what} {value:g}" for what, value in bounds.items() if value is not None)
 
 
 def origins(folder: Path) -> list[dict[str, Any]]:
@@ -140,13 +151,13 @@ def filled(folder: Path, row: Row, wanted: Wanted, reason: str) -> dict[str, Any
         reason = "measured with other settings than the recipe has now"
     shown = figure or dict.fromkeys(("mean", "std", "networks", "commit", "seconds", "machine"))
     return {
-        **{name: getattr(row, name) for name in ("table", "row", "column", "paper", "run", "part")},
+        **{name: getattr(row, name) for name in ("book", "table", "row", "column", "paper", "run", "part")},
         "ours_mean": shown["mean"],
         "ours_std": shown["std"],
         "networks": shown["networks"],
         "departs": " ".join(departures(wanted.recipe)) if figure and row.part in _OURS else "",
         "status": figure["status"] if figure else reason,
-        "command": f"ddjax reproduce paper --only {row.run}",
+        "command": f"ddjax reproduce {row.book} --only {row.run}",
         **{name: shown[name] for name in ("commit", "seconds", "machine")},
     }
 

@@ -1,4 +1,4 @@
-"""`results/paper.json` and RESULTS.md: the paper's rows beside ours, built from files alone; nothing is typed by hand."""
+"""`results/BOOK.json` and RESULTS.md: the rows of others beside ours, built from files alone; nothing is typed by hand."""
 
 import json
 import statistics
@@ -21,7 +21,7 @@ from ddjax.paper.filing import (
     since,
 )
 from ddjax.paper.rows import OVER_SEEDS
-from ddjax.paper.runs import BASELINES as BASELINE_PARTS, RUNS
+from ddjax.paper.runs import BASELINES as BASELINE_PARTS, PROTOCOL, RUNS
 from ddjax.show import plots
 from ddjax.show.card import card
 from ddjax.storage.artifact import load_artifact
@@ -42,8 +42,13 @@ Letters behind a figure say where its method departs from the paper's, and the t
 
 - `g`: surrogate gates in the second derivative;
 - `r`: distilled images start from real ones instead of noise;
+- `l`: labels are learned;
+- `m`: the inner loop moves by momentum or Adam;
+- `w`: a window of the inner loop is differentiated at each outer step, from a random start;
+- `z`: pictures are whitened;
+- `b`: distilled and real images both are augmented;
 - `c`: the meta-gradient is clipped by its norm;
-- `s`: the outer rate follows a cosine to zero instead of being halved every tenth of the way;
+- `s`: the outer rate follows a cosine to zero, or stays, instead of being halved every tenth of the way;
 - `a`: the average of the iterates is a candidate beside the iterate;
 - `h`: the iterate is chosen on held-out data, not the last one taken.
 
@@ -59,6 +64,17 @@ which is made on a few held-out networks, a baseline's spread is as wide as it i
 Pools of trained networks are smaller than the paper's 2000 (each run says how many): what is distilled for them fits those it
 saw better than others, which is why iterates are chosen on networks of the pool that the distillation never draws.
 """
+_HEADS = {
+    "benchmark": (
+        """# Beyond the paper
+
+To the left of each arrow stands the best figure that others have published: for soft labels those of SLDD (arXiv 1910.02551),
+of images per class those of methods that store images and no more. "By the protocol" is of fresh networks trained on the
+distilled examples by shuffled minibatches with momentum, at a rate that held-out training images choose; the other figures are
+of the steps and learning rates that were distilled with the images.
+""",
+    )
+}
 _QUICK = """**Quick budget: every run here, whatever the tables call it, is a linear network on scikit-learn's digits, after two
 outer steps.** It shows that all of it works; its figures say nothing of MNIST, USPS, CIFAR-10, VOC or CUB.
 """
@@ -80,25 +96,39 @@ def _figure(value: float | None) -> str:
 
 
 def write_results(root: Path, rows: list[dict[str, Any]], *, quick: bool = False) -> None:
-    """Writes `results/paper.json`, the ablation figures and RESULTS.md into `root`; `quick` says that they are of no use but
-    to show that everything works."""
+    """Writes `results/BOOK.json` of each book, the ablation figures and RESULTS.md into `root`; `quick` says that they are of
+    no use but to show that everything works."""
     folder = root / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "paper.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     lines = [_QUICK_TITLE, _QUICK, _HEAD] if quick else [_TITLE, _HEAD]
+    for book, of_book in groupby(rows, itemgetter("book")):
+        members = list(of_book)
+        write_whole(folder / f"{book}.json", json.dumps(members, indent=1, ensure_ascii=False) + "\n")
+        lines += [*_HEADS.get(book, ()), *_tables(members), *_ablations(folder, members)]
+    lines += ["# Behind the figures", "", *_open(rows), *_runs(root)]
+    for name in RUNS:
+        lines += _section(root, name, [row for row in rows if row["run"] == name])
+        _write_card(root / "results" / name, RUNS[name].recipe)
+    write_whole(root / "RESULTS.md", "\n".join(lines))
+
+
+def _tables(rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
     for table, group in groupby(rows, itemgetter("table")):
         members = list(group)
-        lines += [f"## {table}", "", *_matrix(members), *(_mean_over(members) if table == OVER_SEEDS else ()), ""]
+        mean = _mean_over(members) if table.startswith(OVER_SEEDS) else []
+        lines += [f"## {table}", "", *_matrix(members), *mean, ""]
+    return lines
+
+
+def _ablations(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
     for name, table in (("steps", "Figure: GD steps (3 epochs)"), ("epochs", "Figure: epochs (10 steps)")):
         points = [row for row in rows if row["table"] == table and row["ours_mean"] is not None]
         if points:
             plots.plot_ablation(points, folder / f"{name}.png")
             lines += [f"![accuracy by {name}](results/{name}.png)", ""]
-    lines += _open(rows) + _runs(root)
-    for name in RUNS:
-        lines += _section(root, name, [row for row in rows if row["run"] == name])
-        _write_card(root / "results" / name, RUNS[name].recipe)
-    write_whole(root / "RESULTS.md", "\n".join(lines))
+    return lines
 
 
 def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
@@ -209,7 +239,7 @@ def _baselines(held: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     """Where each baseline of a run was measured, and with what choice; what makes it another now stands in its status."""
     body = []
     for row in rows:
-        if row["part"] in BASELINE_PARTS and row["ours_mean"] is not None:
+        if row["part"] in (*BASELINE_PARTS, PROTOCOL) and row["ours_mean"] is not None:
             baseline = held[row["part"]]
             status = row["status"] + since(baseline.get("versions", {}))
             seconds, commit = f"{row['seconds']:.0f} s", f"`{row['commit'] or 'unknown'}`"

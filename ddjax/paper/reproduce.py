@@ -1,7 +1,8 @@
 """Runs what the paper's tables need and is missing, resumes what is half done, and files every figure with its provenance.
 
 Under one folder: `pools/` the trained networks, `runs/NAME/` the work of each run, `results/NAME/` what is kept of it
-(artefact, pictures, summary, metrics, baselines, provenance), `results/paper.json` every row, and `RESULTS.md`.
+(artefact, pictures, summary, metrics, baselines, provenance), `results/paper.json` and `results/benchmark.json` every row of
+their tables, and `RESULTS.md`.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from ddjax.paper.filing import (
     to_measure,
 )
 from ddjax.paper.page import write_results
-from ddjax.paper.rows import ROWS
+from ddjax.paper.rows import ROWS, Book
 from ddjax.paper.runs import RUNS, Run
 from ddjax.recipes import Recipe
 from ddjax.show import plots
@@ -52,6 +53,7 @@ KEPT = (artifact.FILE_NAME, SUMMARY, "metrics.jsonl", "images.png", "curve.png",
 
 def reproduce(
     root: Path,
+    book: Book = "paper",
     *,
     only: Iterable[str] = (),
     again: bool = False,
@@ -62,11 +64,12 @@ def reproduce(
     data_dir: str | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Fills the rows of the paper's tables and returns them, as `results/paper.json` has them.
+    """Fills the rows of the tables of a book and returns them, as `results/BOOK.json` has them.
 
     Args:
       root: folder of everything; what it holds already is kept, and runs with the same settings are not repeated.
-      only: names of `paper.runs.RUNS`; all but those for accelerators, where there is none, if none is given.
+      book: whose tables are filled: the paper's, or the benchmark's.
+      only: names of `paper.runs.RUNS`; all of the book but those for accelerators, where there is none, if none is given.
       again: make the runs that `only` names anew, or go on with those that are half done; what is filed of them goes when
         there is something to file instead.
       accept_changes: go on with what is half done though code, versions or inputs have changed: see `distill`.
@@ -87,7 +90,8 @@ def reproduce(
     if again and not only:
         raise InputError("--again is for runs that --only names: name them")
     reasons = {name: _why_not_run(run, budget, data_dir) for name, run in RUNS.items()}
-    for name in () if page_only else only or RUNS:
+    of_book = dict.fromkeys(row.run for row in ROWS if row.book == book)
+    for name in () if page_only else only or (name for name in RUNS if name in of_book):
         if not only and reasons[name] == _NO_ACCELERATOR:
             continue
         try:
@@ -101,12 +105,12 @@ def reproduce(
     wanted = {name: BUDGETS[budget].wanted(run) for name, run in RUNS.items()}
     rows = [filled(root / "results" / row.run, row, wanted[row.run], reasons[row.run]) for row in ROWS]
     write_results(root, rows, quick=budget == "quick")
-    return rows
+    return [row for row in rows if row["book"] == book]
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One run of the paper, from nothing to what is filed of it."""
+    """One run, from nothing to what is filed of it."""
 
     root: Path
     name: str

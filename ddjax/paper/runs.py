@@ -1,4 +1,5 @@
-"""The runs that fill the tables of Dataset Distillation (arXiv 1811.10959): recipes with changes, and baselines.
+"""The runs that fill the tables of Dataset Distillation (arXiv 1811.10959) and of today's benchmark: recipes with changes, and
+baselines.
 
 Nothing here imports jax.
 """
@@ -18,6 +19,7 @@ BASELINES = (
     "K-NN on k-means",
     "full data",
 )
+PROTOCOL = "protocol"  # fresh networks trained as benchmarks do, which is measured beside a run as baselines are
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Run:
 
     Attributes:
       recipe: name of the recipe; changes: fields that differ from it.
-      baselines: which of `BASELINES` are measured with its budget.
+      baselines: which of `BASELINES` are measured with its budget, or `PROTOCOL`.
       accelerator: whether it is left out on a CPU unless asked for by name, since it would take more than a day there.
       cost: about what it takes, in words, of a run that is not measured yet.
       paper_examples: real examples that the authors' outer loop saw (epochs x training examples); 0 where it is not known.
@@ -101,4 +103,38 @@ for _base, _ in HEADLINES.values():
     for _seed in SEEDS:
         RUNS[f"{_base}-seed{_seed}"] = Run(
             _base, {"seed": _seed}, cost=_SEED_COST.get(_base, "5 minutes"), paper_examples=RUNS[_base].paper_examples
+        )
+
+# Soft labels, which the paper's successor has (SLDD, arXiv 1910.02551): its figures, columns and our runs.
+SOFT = {
+    "MNIST fixed, 10 images, one step": ("mnist-fixed-1step-soft", "96"),
+    "MNIST fixed, 5 images, one step": ("mnist-fixed-1step-soft-5", "92"),
+    "CIFAR-10 fixed": ("cifar10-fixed-soft", "60"),
+}
+SOFT_RANDOM = "mnist-random-soft"
+_LABELS = {"learn_labels": True}
+_MORE = {"lr_labels": 0.1, "outer_steps": 24_000, "batch_size": 512}
+for _name, _run in {
+    "mnist-fixed-1step-soft": Run("mnist-fixed-1step", _LABELS | _MORE, cost="25 minutes"),
+    "mnist-fixed-1step-soft-5": Run("mnist-fixed-1step", _LABELS | {"images": 5}, cost="5 minutes"),
+    "cifar10-fixed-soft": Run("cifar10-fixed", _LABELS, cost="100 minutes"),
+}.items():
+    RUNS[_name] = _run
+    for _seed in SEEDS:
+        RUNS[f"{_name}-seed{_seed}"] = Run(_run.recipe, {**_run.changes, "seed": _seed}, cost=_run.cost)
+RUNS[SOFT_RANDOM] = Run("mnist-random", _LABELS, cost="20 minutes")
+
+# The benchmark: images per class, and what a data set asks for.
+IPC = (1, 10, 50)
+SETS: dict[str, dict[str, Any]] = {
+    "mnist": {},
+    "fashion_mnist": {},
+    "svhn_cropped": {},
+    "cifar10": {},
+    "cifar100": {},
+}
+for _data, _own in SETS.items():
+    for _ipc in IPC:
+        RUNS[f"{_data.replace('_', '-')}-ipc{_ipc}"] = Run(
+            "benchmark", {"data": _data, "per_class": _ipc, **_own}, baselines=(PROTOCOL,)
         )

@@ -4,6 +4,9 @@ from ddjax.recipes import scratch as scratch  # first, since recipes are listed 
 
 # isort: split
 from ddjax.recipes import adaptation as adaptation, pictures as pictures, poisoning as poisoning
+
+# isort: split
+from ddjax.recipes import benchmark as benchmark
 from ddjax.recipes.advice import known_trouble
 from ddjax.recipes.loops import Inner, Outer
 from ddjax.recipes.registry import RECIPES, get_recipe

@@ -72,7 +72,9 @@ def _plot_table(artifact: Artifact, path: Path | IO[bytes]) -> None:
     for (row, column), value in np.ndenumerate(values):
         dark = abs(rows[row, column]) > 0.6 * bound
         axis.text(column, row, _short(value), ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    classes = [_label(label, artifact.metadata["class_names"]) for label in np.asarray(labels).reshape(len(rows), -1)]
+    classes = [
+        _label(label, artifact.metadata["class_names"], ", ") for label in np.asarray(labels).reshape(len(rows), -1)
+    ]
     rates = [", ".join(f"{lr:.3g}" for lr in np.exp(log_lrs[:, step])) for step in range(steps)]
     beside = [f"step {i // count + 1}, lr {rates[i // count]}: " if i % count == 0 else "" for i in range(len(rows))]
     axis.set_yticks(range(len(rows)), [a + b for a, b in zip(beside, classes, strict=True)], fontsize=7)
@@ -98,10 +100,13 @@ def _draw(axis: Axes, example: np.ndarray, low: float, high: float, picture: boo
         axis.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
 
 
-def _label(probabilities: np.ndarray, names: list[str]) -> str:
-    top = int(np.argmax(probabilities))
-    share = probabilities[top]
-    return names[top] if share > 0.995 else f"{names[top]} {share:.0%}"
+def _label(probabilities: np.ndarray, names: list[str], between: str = "\n") -> str:
+    """The class of an example; with its share where that is not all, and the second where it has a tenth."""
+    first, second = np.argsort(-probabilities, kind="stable")[:2]
+    if probabilities[first] > 0.995:
+        return names[first]
+    shown = [k for k in (first, second) if k == first or probabilities[k] >= 0.1]
+    return between.join(f"{names[k]} {probabilities[k]:.0%}" for k in shown)
 
 
 def plot_curve(metrics: list[dict[str, Any]], path: Path | IO[bytes]) -> None:

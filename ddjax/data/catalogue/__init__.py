@@ -4,7 +4,7 @@ Names, versions, features and example order are those of tensorflow-datasets, so
 by its own builders hold the same examples. Its builders need TensorFlow to unpack the files; these readers do not.
 """
 
-from ddjax.data.catalogue.cifar import CIFAR10
+from ddjax.data.catalogue.cifar import CIFAR10, CIFAR100
 from ddjax.data.catalogue.cub import CUB200
 from ddjax.data.catalogue.entry import Entry
 from ddjax.data.catalogue.idx import FASHION_MNIST, MNIST
@@ -16,6 +16,7 @@ CATALOGUE: dict[str, Entry] = {
     "mnist": MNIST,
     "fashion_mnist": FASHION_MNIST,
     "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
     "svhn_cropped": SVHN_CROPPED,
     "usps": USPS,
     "voc2007": VOC2007,

@@ -34,7 +34,7 @@ def _read_idx(path: Path) -> np.ndarray:
 
 
 def _read(files: Mapping[str, Path], split: str) -> Examples:
-    return _read_idx(files[f"{split}_images"])[..., None], _read_idx(files[f"{split}_labels"])
+    return _read_idx(files[f"{split}_images"])[..., None], {"label": _read_idx(files[f"{split}_labels"])}
 
 
 MNIST = Entry(

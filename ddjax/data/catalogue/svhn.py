@@ -15,7 +15,7 @@ def _read(files: Mapping[str, Path], split: str) -> Examples:
     import scipy.io
 
     contents = scipy.io.loadmat(files[split])
-    return np.moveaxis(contents["X"], -1, 0), contents["y"].reshape(-1) % 10
+    return np.moveaxis(contents["X"], -1, 0), {"label": contents["y"].reshape(-1) % 10}
 
 
 SVHN_CROPPED = Entry(

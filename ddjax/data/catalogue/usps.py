@@ -15,7 +15,7 @@ def _read(files: Mapping[str, Path], split: str) -> Examples:
     with gzip.open(files[split], "rt", encoding="ascii") as lines:
         table = np.loadtxt(lines, dtype=np.float64, ndmin=2)
     pixels = np.rint((table[:, 1:] + 1) * 127.5).astype(np.uint8)
-    return pixels.reshape(-1, 16, 16, 1), table[:, 0].astype(np.int64)
+    return pixels.reshape(-1, 16, 16, 1), {"label": table[:, 0].astype(np.int64)}
 
 
 USPS = Entry(
