@@ -83,7 +83,7 @@ def throughput(
 
 
 def paper_run(name: str, *, minutes: int) -> Measurement:
-    what = f"{name} at the paper's full budget, and its baselines"
+    what = f"{name} at its full budget, and what is measured beside it"
     return Measurement(name, what, minutes, f"accelerator.py --run {name}", "--budget quick", goes_on=True)
 
 
@@ -115,6 +115,8 @@ QUEUE = (
     ),
     paper_run("cifar10-fixed", minutes=30),
     paper_run("cifar10-random", minutes=60),
+    paper_run("cifar10-ipc1", minutes=30),
+    paper_run("cifar10-ipc10", minutes=60),
     paper_run("cifar10-poison", minutes=60),
 )
 
@@ -250,15 +252,17 @@ def go_through(args: argparse.Namespace, device: str, place: Path, data: str | N
 
 
 def run_of_the_paper(args: argparse.Namespace) -> None:
-    """Goes on with a run of the paper: distillation and baselines, to their end or until a signal."""
+    """Goes on with a run of the paper or the benchmark: distillation and baselines, to their end or until a signal."""
     from ddjax.training import devices, signals
 
     devices.use_all_cores()
     from ddjax.paper.reproduce import reproduce
+    from ddjax.paper.rows import ROWS
 
+    book = next(row.book for row in ROWS if row.run == args.run)
     options: dict[str, Any] = {"budget": args.budget, "accept_changes": args.accept_changes}
     with signals.end_at_once("interrupted, what was saved is intact"):
-        rows = reproduce(args.out, only=[args.run], dataset=given(args.data), **options)
+        rows = reproduce(args.out, book, only=[args.run], dataset=given(args.data), **options)
     origin = harness.about()
     harness.write_json(args.json, [{**origin, **row} for row in rows if row["run"] == args.run])
 

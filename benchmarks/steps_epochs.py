@@ -1,10 +1,11 @@
-"""What one outer step costs against S (steps), E (epochs), M (images a step) and N (networks), one swept at a time.
+"""What one outer step costs against S (steps), E (epochs), M (images a step), N (networks) and W (window), one at a time.
 
-    python benchmarks/steps_epochs.py                                       # LeNet, all four sweeps
+    python benchmarks/steps_epochs.py                                       # LeNet, all five sweeps
     python benchmarks/steps_epochs.py --sweep networks --values 1 4 16      # one of them
     python benchmarks/steps_epochs.py --plot benchmarks/steps_epochs.png
 
-The others stay at the base point, S=10, E=3, M=10, N=1 with 1024 real examples, unless an option moves it. For every point:
+The others stay at the base point, S=10, E=3, M=10, N=1 with 1024 real examples, unless an option moves it; a window
+of W steps begins anywhere, so that (S E - W) / 2 steps run before it on average. For every point:
 `ms`, the median time of a whole outer step as `ddjax distill` takes it (draw batch and networks, meta-gradient, Adam), and
 half the distance between quartiles; `compile_s`, tracing and compiling it, once, with nothing cached; `MB`, the temporary
 memory that the compiled step asks for on each device (data set and state not counted). Points of a sweep take steps in turn,
@@ -26,12 +27,14 @@ VALUES = {
     "epochs": [1, 3, 10, 30],
     "per-step": [10, 20, 50, 100],
     "networks": [1, 2, 4, 8, 16],
+    "window": [1, 2, 5, 10, 20, 30],
 }
 AXES = {
     "steps": "S, inner steps an epoch",
     "epochs": "E, epochs",
     "per-step": "M, images a step",
     "networks": "N, networks an outer step",
+    "window": "W, steps of the window",
 }
 
 
@@ -52,7 +55,7 @@ def parse() -> argparse.Namespace:
 
 
 def points(args: argparse.Namespace, sweep: str) -> list[dict[str, int]]:
-    """The points of one sweep, each with all four of S, E, M and N."""
+    """The points of one sweep, each with all of S, E, M and N, and W where that is swept."""
     base = {"steps": args.steps, "epochs": args.epochs, "per-step": args.per_step, "networks": args.networks}
     return [base | {sweep: value} for value in sorted(set(args.values or VALUES[sweep]))]
 
@@ -65,7 +68,9 @@ def check(args: argparse.Namespace) -> None:
     for sweep in args.sweep:
         for point in points(args, sweep):
             if min(point.values()) < 1 or point["per-step"] % 10:
-                raise InputError("S, E and N must be at least 1, and M a multiple of the 10 classes")
+                raise InputError("S, E, N and W must be at least 1, and M a multiple of the 10 classes")
+            if point.get("window", 1) > point["steps"] * point["epochs"]:
+                raise InputError("W must be at most S x E")
 
 
 def measure(args: argparse.Namespace, sweep: str, base: Any) -> list[dict[str, Any]]:
@@ -79,7 +84,8 @@ def measure(args: argparse.Namespace, sweep: str, base: Any) -> list[dict[str, A
             num_nets=point["networks"],
         )
         layout = make_layout(recipe.outer.num_nets, recipe.outer.batch_size)
-        step, arguments = harness.outer_step(base._replace(recipe=recipe), layout)
+        problem = base.problem._replace(window=point.get("window"))
+        step, arguments = harness.outer_step(base._replace(recipe=recipe, problem=problem), layout)
         started = time.perf_counter()
         compiled = step.lower(*arguments).compile()
         seconds = time.perf_counter() - started
@@ -95,7 +101,7 @@ def measure(args: argparse.Namespace, sweep: str, base: Any) -> list[dict[str, A
 
 
 def show(sweep: str, rows: list[dict[str, Any]]) -> None:
-    fixed = ", ".join(f"{name} {rows[0][name]}" for name in VALUES if name != sweep)
+    fixed = ", ".join(f"{name} {rows[0][name]}" for name in VALUES if name != sweep and name in rows[0])
     columns = [sweep, "ms", "spread_ms", "compile_s", "MB"] + ["ms_per_network"] * (sweep == "networks")
     print(f"\n{AXES[sweep]} ({fixed})")
     harness.print_table([name.replace("_", " ") for name in columns], [[row[name] for name in columns] for row in rows])

@@ -20,16 +20,18 @@ from ddjax.training.devices import make_layout, use_all_cores
 from ddjax.training.progress import say
 
 BASE = {
-    **{
-        "init": "random",
-        "steps": 10,
-        "epochs": 3,
-        "inner_lr": 0.05,
-        "num_nets": 2,
-        "batch_size": 256,
-        "eval_every": 100,
-    },
-    **{"lr": 0.02, "lr_log_lrs": 0.02, "valid_nets": 16, "gate_width": 0.0, "clip": 0.3},
+    "init": "random",
+    "steps": 10,
+    "epochs": 3,
+    "inner_lr": 0.05,
+    "num_nets": 2,
+    "batch_size": 256,
+    "eval_every": 100,
+    "lr": 0.02,
+    "lr_log_lrs": 0.02,
+    "valid_nets": 16,
+    "gate_width": 0.0,
+    "clip": 0.3,
 }
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "the paper's": {},
