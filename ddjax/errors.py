@@ -4,12 +4,16 @@
 class InputError(ValueError):
     """Bad input from the user. Its message is one line that says what is wrong and what to do about it.
 
-    The command line prints the message alone and exits with status 2.
+    The command line prints the message alone and exits with status 2. What input is quoted in it cannot move a terminal's
+    cursor, nor fill it.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_plain(str(message)))
 
 
 class InterruptedRunError(Exception):
-    """SIGINT or SIGTERM arrived; what there was to save was saved. `signum` is the signal's number, `step` that of the last
+    """SIGINT, SIGTERM or SIGHUP arrived; what there was to save was saved. `signum` is its number, `step` that of the last
     outer step that was taken."""
 
     def __init__(self, signum: int, step: int):
@@ -19,6 +23,11 @@ class InterruptedRunError(Exception):
 
 class NonFiniteError(ArithmeticError):
     """Loss or meta-gradient was not finite; the state before that step was saved."""
+
+
+def _plain(text: str, limit: int = 2000) -> str:
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

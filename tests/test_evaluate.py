@@ -117,6 +117,26 @@ def test_evaluation_is_that_of_numpy_whatever_the_chunk(chunk):
     assert summary["accuracy_std"] > 0
 
 
+@pytest.mark.parametrize(
+    ("epochs", "points"),
+    [
+        (1, [1]),
+        (3, [1, 2, 3]),
+        (10, [*range(1, 11)]),
+        (15, [2, 3, 4, 6, 8, 9, 10, 12, 14, 15]),
+        (60, [*range(6, 61, 6)]),
+    ],
+)
+def test_of_many_epochs_ten_are_measured(epochs, points):
+    split, distilled = make_split(20), make_distilled()
+    lrs = jnp.log(jnp.linspace(0.1, 0.5, epochs * S).reshape(epochs, S))
+    found = evaluate(jax.random.key(4), make_problem(), distilled._replace(log_lrs=lrs), split, num_nets=2)
+    assert found.steps == (0, *(S * epoch for epoch in points)) and found.accuracy.shape == (2, len(points) + 1)
+    for point, epoch in enumerate(points, 1):
+        until = evaluate(jax.random.key(4), make_problem(), distilled._replace(log_lrs=lrs[:epoch]), split, num_nets=2)
+        np.testing.assert_allclose(found.loss[:, point], until.loss[:, -1], rtol=1e-5)
+
+
 def test_each_network_may_have_data_of_its_own():
     split, distilled, key = make_split(50), make_distilled(3), jax.random.key(4)
     found = evaluate(key, make_problem(), distilled, split, num_nets=3, chunk=2)

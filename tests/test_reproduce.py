@@ -612,11 +612,11 @@ TINY = {"outer_steps": 2, "eval_every": 1, "batch_size": 16, "model": "linear", 
 def paper_of(monkeypatch):
     """`paper_of(name=run)`: a paper of these runs alone, and of one row for each; the budget may be the full one."""
 
-    def arm(part="distilled", **runs):
+    def arm(part="distilled", book: paper.Book = "paper", **runs):
         monkeypatch.setattr(reproduce, "RUNS", runs)
         monkeypatch.setattr(results, "RUNS", runs)
         monkeypatch.setattr(
-            reproduce, "ROWS", tuple(paper.Row("Table", part, name, "90.0", name, part) for name in runs)
+            reproduce, "ROWS", tuple(paper.Row("Table", part, name, "90.0", name, part, book) for name in runs)
         )
 
     return arm
@@ -646,6 +646,21 @@ def test_a_run_without_its_data_says_so_and_the_others_are_done(tmp_path, paper_
     missing = text.split("## Not measured")[1].split("## ")[0]
     assert f"| `second` | {status['second']} |  | `ddjax reproduce paper --only second` |" in missing
     assert "`first`" not in missing and not (tmp_path / "results" / "second").exists()
+
+
+def test_a_book_is_made_without_the_other(tmp_path, paper_of, monkeypatch):
+    """And its rows are filed by themselves, beside those of the other that are filed already."""
+    other = paper.Row("Table of others", "distilled", "second", "80.0", "second", "distilled", "benchmark")
+    paper_of(first=Run("digits", TINY), second=Run("digits", {**TINY, "seed": 1}))
+    monkeypatch.setattr(reproduce, "ROWS", (reproduce.ROWS[0], other))
+    (row,) = reproduce.reproduce(tmp_path, "benchmark", progress=False)
+    assert (row["run"], row["book"], row["status"]) == ("second", "benchmark", "measured")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["second"]
+    assert [r["status"] for r in filed_rows(tmp_path)] == ["not run yet", "measured"]
+    (row,) = reproduce.reproduce(tmp_path, progress=False)
+    assert (row["run"], row["status"]) == ("first", "measured")
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text.index("## Table\n") < text.index("# Beyond the paper\n") < text.index("## Table of others\n")
 
 
 def test_named_runs_raise_what_they_lack(tmp_path, paper_of):

@@ -177,7 +177,7 @@ def test_a_signal_at_any_moment_of_a_step_is_saved_for(tmp_path, monkeypatch, wh
         patch.setattr(run, "time", Clock())
         with pytest.raises(InterruptedRunError) as excinfo:
             distil(tmp_path)
-    assert checkpoints(tmp_path) == [excinfo.value.step]
+    assert checkpoints(tmp_path) == [0, excinfo.value.step]
     assert_same(distil(tmp_path), whole[0])
 
 
@@ -375,7 +375,7 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(tmp_path, every)
     assert "\n" not in message and "not finite" in message and "lower --lr" in message
     for name in ("images", "labels", "log_lrs"):
         assert f"{name} " in message
-    assert checkpoints(tmp_path) == [8]
+    assert checkpoints(tmp_path) == [0, 8]
     good = distil(tmp_path / "good", distiller=distiller, eval_every=every, outer_steps=8)
     saved = Checkpoints(tmp_path / "checkpoints").restore(lambda step: good)
     for a, b in zip(jax.tree.leaves(saved.state), jax.tree.leaves(good.state), strict=True):
@@ -611,12 +611,12 @@ def endless(*args, **kwargs):
 """
 WHILE_COMPILING = ENDLESS + "import jax.stages; jax.stages.Lowered.compile = endless"
 WHILE_MEASURING = ENDLESS + "import ddjax.experiment.outcome as outcome; outcome.evaluate = endless"
-CHECKPOINT_ALWAYS = "import ddjax.training.loop; ddjax.training.loop.CHECKPOINT_SECONDS = 0"
 
 
 def start(folder: Path, *others, before: str = "") -> subprocess.Popen:
     """A real `ddjax distill ...` in `folder`, in a process that first does what is said; they share what they compile."""
-    code = f"{before}\nfrom ddjax.cli.main import main; main()"
+    heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # though these tests run under nohup
+    code = f"{heard}\n{before}\nfrom ddjax.cli.main import main; main()"
     command = [sys.executable, "-c", code, *arguments(*LONG, "--out", "out", "--no-compare", *others)]
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -664,9 +664,9 @@ def test_a_run_that_is_stopped_at_every_stage_is_the_one_that_is_not(tmp_path, r
         errors, seconds = signal_at(process, signum, "endless")
         assert process.returncode == 128 + signum and seconds < 5
         assert errors == "ddjax: interrupted: give the same command with --resume to go on\n"
-        assert not checkpoints(out)
+        assert checkpoints(out) == [0]
 
-    for signum, line in ((signal.SIGTERM, "step 50/"), (signal.SIGINT, "step ")):
+    for signum, line in ((signal.SIGTERM, "step 50/"), (signal.SIGINT, "step "), (signal.SIGHUP, "step ")):
         process = start(tmp_path, "--resume")
         errors, _ = signal_at(process, signum, line)
         step = checkpoints(out)[-1]
@@ -674,7 +674,7 @@ def test_a_run_that_is_stopped_at_every_stage_is_the_one_that_is_not(tmp_path, r
         assert errors == f"ddjax: interrupted at step {step}, saved: give the same command with --resume to go on\n"
         assert 50 <= step < LONG[0] and metrics(out)[-1]["step"] == step // 50 * 50
 
-    process = start(tmp_path, "--resume", before=CHECKPOINT_ALWAYS)
+    process = start(tmp_path, "--resume", "--checkpoint-every", "0")
     signal_at(process, signal.SIGKILL, "step ")
     assert process.returncode == -signal.SIGKILL and checkpoints(out)[-1] > step  # it went on, it did not begin again
 

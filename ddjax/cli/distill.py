@@ -47,6 +47,8 @@ class Distill:
     """Continue with other code, versions or inputs than the run was begun with; its figures will say so."""
     no_compare: bool = False
     """Leave out what the distilled images are compared with: random real images, and training on all the data."""
+    checkpoint_every: float = 60.0
+    """Seconds between checkpoints, at most; the first come sooner. A run that is killed loses what came after the last."""
     tensorboard: bool = False
     """Write curves and images for TensorBoard as well, into the run's folder tensorboard/ (the extra `tensorboard`)."""
     dry_run: bool = False
@@ -64,6 +66,8 @@ class Distill:
         out, recipe = self.out or Path("runs") / self.recipe.name, self.recipe.recipe
         if self.seeds < 1:
             raise InputError(f"--seeds is {self.seeds}: give a number above zero")
+        if not self.checkpoint_every >= 0:
+            raise InputError(f"--checkpoint-every is {self.checkpoint_every:g}: give seconds, 0 for every step")
         if self.dry_run:
             self._tell(recipe)
             return
@@ -99,6 +103,7 @@ class Distill:
             resume=self.resume,
             accept_changes=self.accept_changes,
             compare=not self.no_compare,
+            checkpoint_every=self.checkpoint_every,
             tensorboard=self.tensorboard,
             data_dir=self.data_dir,
         )

@@ -13,6 +13,7 @@ from ddjax.data.dataset import Dataset, MissingDataError
 from ddjax.errors import InputError
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+_MOST, _DENSEST = 2**28, 250  # bytes that may come of anything, and how many of one byte beyond that
 _OPTIONAL = ("mean", "std", "class_names", "feature_names")
 # What NumPy raises on archives with flipped or missing bytes, found by flipping them.
 ARCHIVE_DAMAGE = (
@@ -35,7 +36,7 @@ def load_npz(path: Path) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
+    if not path.is_file():  # what is no file, a pipe say, might never end
         raise MissingDataError(
             f"{path}: there is no such file: give the path of an .npz file with {_listed(_REQUIRED)}"
         )
@@ -59,6 +60,7 @@ def _read_members(path: Path, archive: Any) -> dict[str, np.ndarray]:
     if missing:
         found = _listed(archive.files) if archive.files else "nothing"
         fail(str(path), f"{_listed(missing)} missing (found {found})", f"save {_listed(_REQUIRED)}")
+    _require_size(path, archive)
     arrays = {}
     for name in (*_REQUIRED, *(name for name in _OPTIONAL if name in archive.files)):
         try:
@@ -77,3 +79,11 @@ def _read_members(path: Path, archive: Any) -> dict[str, np.ndarray]:
 
 def _listed(names: Any) -> str:
     return ", ".join(names)
+
+
+def _require_size(path: Path, archive: Any) -> None:
+    """A small file may not become gigabytes: what is that dense holds nothing to learn from."""
+    whole, stored = sum(member.file_size for member in archive.zip.infolist()), max(path.stat().st_size, 1)
+    if whole > max(_MOST, _DENSEST * stored):
+        what = f"{stored / 1e6:.1f} MB hold arrays of {whole / 1e9:.1f} GB"
+        fail(str(path), what, "save it with numpy.savez, uncompressed, if that is meant")

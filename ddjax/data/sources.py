@@ -18,7 +18,7 @@ from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.prepared import data_root, find_prepared, load_prepared
 from ddjax.data.splitting import stratified_part
 from ddjax.data.transforms import Standardise
-from ddjax.errors import InputError
+from ddjax.errors import InputError, one_line
 
 
 def load_dataset(
@@ -40,15 +40,25 @@ def load_dataset(
     """
     shape = parse_shape(pictures) if pictures else None
     name = os.fspath(name) if isinstance(name, os.PathLike) else name
-    if isinstance(name, str) and name.endswith(".npz"):
-        dataset = load_npz(Path(name).expanduser())
-    elif isinstance(name, str) and name not in _LOADERS and Path(name).expanduser().is_dir():
-        dataset = load_folder(Path(name).expanduser(), shape)
+    path = _path(name) if isinstance(name, str) and name not in _LOADERS else None
+    if path is not None and path.suffix == ".npz":
+        dataset = load_npz(path)
+    elif path is not None and path.is_dir():
+        dataset = load_folder(path, shape)
     elif isinstance(name, str) and name not in _LOADERS and find_prepared(name, data_root(data_dir)):
         dataset = load_prepared(name, data_dir=data_dir, size=shape and shape[:2])
     else:
         dataset = _LOADERS[_known(name)](data_dir=data_dir, size=shape and shape[:2])
     return dataset if shape is None else as_pictures(dataset, shape)
+
+
+def _path(name: str) -> Path:
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()  # which fails where no path can be so long, or of such characters
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"{name[:80]!r} is neither a data set nor a path ({one_line(error, 80)})") from error
+    return path
 
 
 def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str:

@@ -24,6 +24,7 @@ from ddjax.storage.pieces import Piece
 # The setting in which everything here computes; as a context it reaches what is traced within it.
 float32 = functools.partial(jax.default_matmul_precision, "float32")
 
+_POINTS = 10
 _ROOM = 2**32  # bytes; the greater part of what `activation_bytes` counts is forgotten on the way
 
 
@@ -31,7 +32,7 @@ class Evaluation(NamedTuple):
     """Scores of networks at the points of their training on distilled data.
 
     Attributes:
-      steps: inner steps taken at each point: 0, then the end of each epoch (S, 2S, ..., S*E).
+      steps: inner steps taken at each point: 0, then the end of each epoch (S, 2S, ..., S*E), of many epochs that of ten.
       accuracy: float [num_nets, len(steps)], percent of the examples.
       loss: float [num_nets, len(steps)], mean cross-entropy.
     """
@@ -164,7 +165,14 @@ def evaluate(
         measure, key, problem, distilled, split, num_nets=num_nets, params_N=params_N, chunk=chunk, piece=piece
     )
     epochs, steps = distilled.log_lrs.shape[-2:]
-    return Evaluation(tuple(range(0, (epochs + 1) * steps, steps)), 100.0 * accuracy.astype(np.float64), loss)
+    taken = (0, *(steps * int(epoch) for epoch in measured_epochs(epochs)))
+    return Evaluation(taken, 100.0 * accuracy.astype(np.float64), loss)
+
+
+def measured_epochs(epochs: int) -> np.ndarray:
+    """The epochs after which networks are measured, int [P]: all, or of more than ten, ten that are evenly spaced, the last
+    among them: to score a network takes as long as many steps of few images."""
+    return np.unique(np.linspace(0, epochs, min(epochs, _POINTS) + 1).round().astype(int))[1:]
 
 
 def measure_trained(
@@ -179,7 +187,7 @@ def measure_trained(
     chunk: int = 8,
     piece: Piece = at_once,
 ) -> Any:
-    """Trains networks on the distilled data and measures each, before training and after every epoch; float32 throughout.
+    """Trains networks on the distilled data and measures each, before training and after epochs; float32 throughout.
 
     Args:
       measure: what to read off a network; jittable.
@@ -192,10 +200,10 @@ def measure_trained(
       chunk: networks trained side by side; bounds the memory.
       piece: is given the number of each chunk and what computes it: see `storage.pieces`.
 
-    Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, E + 1, ...].
+    Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, P + 1, ...]: see `measured_epochs`.
     """
     distilled = jax.device_get(distilled)
-    one_each = distilled.log_lrs.ndim == 3
+    one_each, at = distilled.log_lrs.ndim == 3, measured_epochs(distilled.log_lrs.shape[-2]) - 1
 
     def one_network(j: jax.Array, distilled: DistilledData, params_N: Params | None, split: Split) -> Any:
         if params_N is None:
@@ -203,7 +211,7 @@ def measure_trained(
         else:
             start = jax.tree.map(lambda leaf: leaf[j % len(leaf)], params_N)
         after_epochs = trajectory(problem.inner_loss, start, distilled, **problem.unroll_options)
-        points = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after_epochs)
+        points = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[at]]), start, after_epochs)
         return jax.lax.map(lambda params: measure(params, split), points)
 
     measures = jax.jit(jax.vmap(one_network, in_axes=(0, 0 if one_each else None, None, None)))

@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,6 +16,7 @@ from ddjax.experiment.folder import Config, claim_folder
 from ddjax.experiment.outcome import Distillation, finish, finished
 from ddjax.experiment.outer import build_distiller, first_iterate, make_frame, make_validation
 from ddjax.experiment.setup import Experiment, set_up
+from ddjax.experiment.trust import digest_of_data
 from ddjax.models import Model
 from ddjax.recipes import Recipe, get_recipe, known_trouble
 from ddjax.storage import provenance
@@ -35,6 +37,7 @@ def distill(
     model: Model | None = None,
     data_dir: str | None = None,
     compare: bool = True,
+    checkpoint_every: float | None = None,
     tensorboard: bool = False,
     progress: bool = True,
 ) -> Distillation:
@@ -54,6 +57,7 @@ def distill(
       dataset, model: used instead of those the recipe names.
       data_dir: folder of prepared data sets.
       compare: whether to measure, too, what random real images do in the same steps and training on all the data does.
+      checkpoint_every: seconds between checkpoints, at most; None: 60.
       tensorboard: whether to write curves and pictures for TensorBoard into `out`/tensorboard, too.
       progress: whether to show progress on the terminal.
 
@@ -79,11 +83,10 @@ def distill(
         if board is not None:
             stack.callback(board.close)
         done = finished(folder, recipe, compare=compare)
-        config = claim_folder(
-            folder, config, resume=resume or out is None, accept_changes=accept_changes, finished=done is not None
-        )
+        going_on: Any = {"resume": resume or out is None, "accept_changes": accept_changes}
+        config = stack.enter_context(claim_folder(folder, config, finished=done is not None, **going_on))
         if done is None:
-            state = carry_out(experiment, folder, board, progress=progress)
+            state = carry_out(experiment, folder, board, checkpoint_every=checkpoint_every, progress=progress)
             done = finish(experiment, state, folder, config, compare=compare, progress=progress)
         return done if out is not None else done._replace(folder=None)
 
@@ -91,8 +94,7 @@ def distill(
 def inputs(experiment: Experiment) -> dict[str, str]:
     """A digest of everything that a run reads, by what it is."""
     dataset, network = experiment.dataset, experiment.recipe.network
-    arrays = (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test)
-    found = {"data": f"{Path(dataset.source).name} {provenance.digest(arrays)}"}
+    found = {"data": f"{Path(dataset.source).name} {digest_of_data(dataset)}"}
     if experiment.starts.pool is not None:
         found["pool"] = experiment.starts.pool.digest
     if network.checkpoint:
@@ -102,7 +104,14 @@ def inputs(experiment: Experiment) -> dict[str, str]:
     return found
 
 
-def carry_out(experiment: Experiment, folder: Path, watch: Watch | None = None, *, progress: bool) -> RunState:
+def carry_out(
+    experiment: Experiment,
+    folder: Path,
+    watch: Watch | None = None,
+    *,
+    checkpoint_every: float | None = None,
+    progress: bool,
+) -> RunState:
     """The outer loop from where `folder` has it to its end."""
     recipe = experiment.recipe
     size = math.prod(experiment.dataset.input_shape)
@@ -118,6 +127,7 @@ def carry_out(experiment: Experiment, folder: Path, watch: Watch | None = None, 
         outer_steps=recipe.outer.outer_steps,
         eval_every=recipe.report.eval_every,
         patience=recipe.report.patience,
+        checkpoint_every=checkpoint_every,
         frame=make_frame(experiment),
         watch=watch,
         progress=progress,

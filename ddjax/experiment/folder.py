@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddjax.errors import InputError
 from ddjax.recipes import Recipe
+from ddjax.storage import lock
 from ddjax.storage.files import read_json, write_json
 from ddjax.storage.metrics import read_metrics
 
 CONFIG, SUMMARY = "config.json", "summary.json"
+_NOTHING = {lock.LOCK, f"{CONFIG}.tmp"}  # what a call that was killed at its very beginning leaves
 
 
 @dataclass(frozen=True)
@@ -40,33 +44,37 @@ class Config:
         return cls(held["name"], held["model"], Recipe.from_json(held["recipe"]), tuple(held["origins"]))
 
 
+@contextmanager
 def claim_folder(
     out: Path, wanted: Config, *, resume: bool, accept_changes: bool = False, finished: bool = False
-) -> Config:
-    """Makes `out` this run's folder, or makes sure that it already is, before anything is written into it.
+) -> Iterator[Config]:
+    """Makes `out` this run's folder, or makes sure that it already is, before anything is written into it; no other process may
+    while it lasts.
 
     A run that is resumed may take more outer steps than it was begun with, have another patience and be tested with another
     number of networks; whatever else differs in its settings is refused, and so is other code, other versions or other
     inputs, unless `accept_changes`: `origins` then has both. One that is `finished` will only be read: whatever code reads
     it, its origins stay, and its inputs are compared.
 
-    Returns: what the folder's config.json holds now.
+    Yields: what the folder's config.json holds now.
 
     Raises:
-      InputError: it holds something else, another run, or cannot be written.
+      InputError: it holds something else, another run, or cannot be written, or another process is at it.
     """
-    try:
-        if (out / CONFIG).is_file():
-            if not resume:
-                raise InputError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-            wanted = _continued(_held(out), wanted, out, accept_changes, finished)
-        elif out.exists() and any(out.iterdir()):
-            raise InputError(f"{out} is not empty and holds no run: choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        wanted.write(out)
-    except OSError as error:
-        raise InputError(f"cannot use {out} as output folder ({error}): choose another --out") from error
-    return wanted
+    with ExitStack() as stack:
+        try:
+            if not (out / CONFIG).is_file() and out.exists() and not {path.name for path in out.iterdir()} <= _NOTHING:
+                raise InputError(f"{out} is not empty and holds no run: choose another --out")
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.held(out))
+            if (out / CONFIG).is_file():
+                if not resume:
+                    raise InputError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+                wanted = _continued(_held(out), wanted, out, accept_changes, finished)
+            wanted.write(out)
+        except OSError as error:
+            raise InputError(f"cannot use {out} as output folder ({error}): choose another --out") from error
+        yield wanted
 
 
 def _held(out: Path) -> Config:
@@ -150,8 +158,10 @@ def _found(folder: Path) -> Found:
     except (OSError, ValueError, TypeError, LookupError):
         return Found(folder, None)
     rows = read_metrics(folder / "metrics.jsonl")
-    summary = read_json(folder / SUMMARY)
-    test = summary["distilled"]["accuracy_mean"] if summary else None
+    try:
+        test = float(read_json(folder / SUMMARY)["distilled"]["accuracy_mean"])
+    except (OSError, ValueError, TypeError, LookupError):  # there is none yet, or a damaged one
+        test = None
     if not rows:
         return Found(folder, config, test=test)
     last = rows[-1]

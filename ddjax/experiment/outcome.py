@@ -219,6 +219,7 @@ def describe(experiment: Experiment, config: Config) -> dict[str, Any]:
         "name": config.name,
         "data": dataset.name,
         "data_source": Path(dataset.source).name,
+        "data_digest": config.origins[-1]["inputs"]["data"].rpartition(" ")[2],
         "transform": dataset.transform.to_json(),
         "class_names": list(dataset.class_names),
         **({"feature_names": list(dataset.feature_names)} if dataset.feature_names else {}),

@@ -11,12 +11,13 @@ import numpy as np
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
-from ddjax.data import Dataset, Split, Transform, load_dataset, transform_from_json
+from ddjax.data import Dataset, Split, Transform, load_dataset, parse_shape, transform_from_json
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Evaluation, confusion, evaluate, measure_trained
 from ddjax.experiment.setup import OWN, directions, make_problem, outer_labels
 from ddjax.experiment.starts import Nets, Starts, fresh_networks, make_starts, one_network
 from ddjax.experiment.streams import stream
+from ddjax.experiment.trust import allowed, digest_of_data, require_same_data
 from ddjax.models import Model, model_of
 from ddjax.recipes import Recipe
 from ddjax.storage.artifact import EVALUATE_NEEDS, Artifact, load_artifact
@@ -61,13 +62,17 @@ def reopen(
         recipe.validate()
         spec = metadata["model"]
         shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
+        _require_tensors(path, distilled, recipe, shape, classes)  # before anything of these sizes is made
         transform = transform_from_json(metadata["transform"])
         if not _fits(transform, shape):
             raise ValueError(f"'transform', which does not fit inputs {list(shape)}")
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: the 'ddjax' header lacks or misstates {error}: copy or distill it again") from error
+    needs_start = params is None and not fresh
+    given: dict[str, Any] = {"data": data, "model": model, "data_dir": data_dir}
+    recipe = allowed(path, recipe, metadata, needs_start=needs_start, **given)
     network = recipe.network
     if not isinstance(model, Model):
         name = model or network.model
@@ -79,8 +84,9 @@ def reopen(
         if name != network.model:
             network = dataclasses.replace(network, width=None, depth=None)
         model = model_of(dataclasses.replace(network, model=name, gate_width=0.0), shape, classes)
-    dataset = load_dataset(data or recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
-    _require_fit(path, distilled, dataset, model, shape, classes, params)
+    dataset = load_dataset(recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
+    _require_fit(path, dataset, model, shape, classes, params)
+    require_same_data(path, metadata, digest_of_data(dataset), data)
     taken_for = outer_labels(recipe.data, dataset)
     test = Split.on_device(dataset.x_test, taken_for[dataset.y_test], transform)
     key = jax.random.key(recipe.seed)
@@ -133,7 +139,8 @@ def confusion_of_artifact(
     """Which class is taken for which before and after training on a saved artefact. Arguments and errors as for
     `evaluate_artifact`, but `num_nets` is the most there may be, and the labels are the true ones, whatever is poisoned.
 
-    Returns: int [nets, E + 1, K, K], test examples of each class (row) taken for each class (column).
+    Returns: int [nets, P + 1, K, K], test examples of each class (row) taken for each class (column), at the points of
+    `measured_epochs`.
     """
     found = reopen(path, model=model, data=data, data_dir=data_dir)
     nets = found.starts.test
@@ -169,9 +176,27 @@ def _as_many(starts: Starts, num_nets: int | None) -> Nets:
     return nets._replace(num_nets=num_nets)
 
 
+def _require_tensors(
+    path: str | os.PathLike[str], distilled: DistilledData, recipe: Recipe, shape: tuple[int, ...], classes: int
+) -> None:
+    """What the header says of sizes must be what the tensors are."""
+    images, labels = distilled.images.shape[2:], distilled.labels.shape[-1]
+    if images != shape or labels != classes:
+        raise InputError(
+            f"{path}: images {list(images)} of {labels} classes, but its model reads {list(shape)} of {classes}"
+        )
+    pictures, rates = recipe.data.pictures, distilled.log_lrs.shape
+    if pictures is not None and parse_shape(pictures) != shape:
+        raise InputError(f"{path}: images {list(images)}, but its recipe has pictures of {pictures}")
+    if rates != (recipe.inner.epochs, recipe.inner.steps):
+        raise InputError(
+            f"{path}: learning rates {list(rates)}, but its recipe has {recipe.inner.epochs} epochs of {recipe.inner.steps} "
+            "steps"
+        )
+
+
 def _require_fit(
     path: str | os.PathLike[str],
-    distilled: DistilledData,
     dataset: Dataset,
     model: Model,
     shape: tuple[int, ...],
@@ -179,11 +204,6 @@ def _require_fit(
     params: Any,
 ) -> None:
     """Artefact, model and data set must agree in every shape before anything is computed."""
-    images, labels = distilled.images.shape[2:], distilled.labels.shape[-1]
-    if images != shape or labels != classes:
-        raise InputError(
-            f"{path}: images {list(images)} of {labels} classes, but its model reads {list(shape)} of {classes}"
-        )
     if dataset.input_shape != shape or dataset.num_classes != classes:
         raise InputError(
             f"{path} was distilled for examples {list(shape)} of {classes} classes, but {dataset.name} has "

@@ -30,7 +30,10 @@ def load_model(spec: str, input_shape: tuple[int, ...], num_classes: int) -> Mod
       InputError: no such file or name, a file that fails, or something else than a network for such examples and classes.
     """
     path, _, name = spec.rpartition(":")
-    file = Path(path).expanduser().resolve()
+    try:
+        file = Path(path).expanduser().resolve()
+    except RuntimeError as error:
+        raise InputError(f"--model is {spec!r}: {error}") from error
     if file.suffix != ".py" or not file.is_file():
         raise InputError(f"there is no file {path or spec}: name a network as path/to/file.py:Name")
     with _blaming(file):

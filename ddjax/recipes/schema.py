@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from ddjax.errors import InputError
 from ddjax.recipes.loops import Inner, Outer
-from ddjax.recipes.part import NOT_NEGATIVE, SEED, Part, Range
+from ddjax.recipes.part import MANY, NOT_NEGATIVE, SEED, Part, Range
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Report(Part):
     """Networks per validation when the initial weights are random."""
     test_nets: int = 200
     """Networks of the final report when the initial weights are random."""
+    RANGES: ClassVar[Mapping[str, Range]] = {"valid_nets": MANY, "test_nets": MANY}
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _draw(axis: Axes, example: np.ndarray, low: float, high: float, picture: boo
 
 def _label(probabilities: np.ndarray, names: list[str], between: str = "\n") -> str:
     """The class of an example; with its share where that is not all, and the second where it has a tenth."""
-    first, second = np.argsort(-probabilities, kind="stable")[:2]
+    first, second = map(int, np.argsort(-probabilities, kind="stable")[:2])
     if probabilities[first] > 0.995:
         return names[first]
     shown = [k for k in (first, second) if k == first or probabilities[k] >= 0.1]

@@ -1,14 +1,19 @@
 """Checkpoints of a run: any pytree of arrays, written atomically and read back bit for bit."""
 
 import hashlib
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from ddjax.errors import InputError
+import jax
+
+from ddjax.errors import InputError, one_line
 from ddjax.storage.files import write_whole
 
 Tree = TypeVar("Tree")
+_OVERHEAD = 64 * 1024  # bytes of a checkpoint beside its arrays, about
 
 
 class Checkpoints(Generic[Tree]):
@@ -26,10 +31,23 @@ class Checkpoints(Generic[Tree]):
         self._args: Any = ocp.args
 
     def save(self, step: int, tree: Tree) -> None:
-        """Writes the state after `step`, unless it is there already."""
-        if self._manager.latest_step() != step:
+        """Writes the state after `step`, unless it is there already.
+
+        Raises:
+          OSError: it cannot be written; those before stay, and nothing of it is left.
+        """
+        if self._manager.latest_step() == step:
+            return
+        try:
+            self._make_sure_of_room(tree)
             self._manager.save(step, args=self._args.StandardSave(tree))
             write_whole(self._folder / str(step) / "digest", self._digest(step))
+        except Exception as error:  # TensorStore has its own, ValueError among them
+            for left in (self._folder / str(step), *self._folder.glob(f"{step}.*")):
+                shutil.rmtree(left, ignore_errors=True)
+            raise OSError(
+                f"the state after step {step} cannot be written to {self._folder}: {one_line(error)}"
+            ) from error
 
     def restore(self, like: Callable[[int], Tree]) -> Tree:
         """The newest intact checkpoint, or `like(0)` where there is none; newer ones that are not intact are deleted.
@@ -41,11 +59,12 @@ class Checkpoints(Generic[Tree]):
           InputError: there are only damaged ones.
         """
         damaged: list[int] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
             digest = self._folder / str(step) / "digest"
-            if not digest.is_file():
+            if not digest.is_file() and step == steps[0]:  # the last one may have been interrupted
                 self._manager.delete(step)
-            elif digest.read_bytes() != self._digest(step).encode():
+            elif not digest.is_file() or digest.read_bytes() != self._digest(step).encode():
                 damaged.append(step)
             else:
                 for newer in damaged:
@@ -55,6 +74,16 @@ class Checkpoints(Generic[Tree]):
         if damaged:
             raise InputError(f"the checkpoints in {self._folder} are damaged: start again with another --out")
         return like(0)
+
+    def _make_sure_of_room(self, tree: Tree) -> None:
+        """Raises OSError where there is none: TensorStore would say so in hundreds of lines."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + _OVERHEAD
+        room = self._folder / "room.tmp"
+        try:
+            with room.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+        finally:
+            room.unlink(missing_ok=True)
 
     def _digest(self, step: int) -> str:
         folder, total = self._folder / str(step), hashlib.sha256()

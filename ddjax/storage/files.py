@@ -10,11 +10,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file beside its place and moves it there, so that an interruption leaves the old one or the new one.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: it cannot be written; nothing is left behind then.
     """
     draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        with draft.open("r+b") as file:
+            os.fsync(file.fileno())  # else a machine that goes down may have the name and not what it names
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,6 +15,7 @@ from ddjax.storage.files import write_whole
 
 FORMAT_VERSION = 2
 READABLE = (1, FORMAT_VERSION)
+_DEEPEST = 30  # names within names of weights: Python walks through what is nested by recursion
 
 
 def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -76,7 +77,7 @@ def nested(prefix: str, tensors: Mapping[str, np.ndarray], path: Path, again: st
     params: dict[str, Any] = {}
     try:
         for name, value in tensors.items():
-            first, *keys = name.split("/")
+            first, *keys = name.split("/", _DEEPEST)
             if first == prefix:
                 node = params
                 for key in keys[:-1]:

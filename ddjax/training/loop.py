@@ -23,6 +23,7 @@ from ddjax.training import signals
 from ddjax.training.progress import Bar, say
 
 CHECKPOINT_SECONDS = 60.0
+_SOON = 2.0  # seconds after which a run saves for the first time, then after twice as many and so on
 
 # distilled -> (accuracy in [0, 1], mean loss), on held-out training data.
 Validate = Callable[[DistilledData], tuple[jax.Array, jax.Array]]
@@ -52,6 +53,7 @@ def run(
     outer_steps: int,
     eval_every: int,
     patience: int | None = None,
+    checkpoint_every: float | None = None,
     frame: Callable[[DistilledData], np.ndarray] | None = None,
     watch: Watch | None = None,
     progress: bool = True,
@@ -69,12 +71,15 @@ def run(
       folder: receives `checkpoints/`, `metrics.jsonl` and, with `frame`, `frames.npz`; must exist.
       outer_steps, eval_every: length, and steps between validations.
       patience: validations without a better iterate after which the run is over; None: it goes its whole length.
+      checkpoint_every: seconds between checkpoints, at most; None: 60. The first come sooner, so that a run that is killed
+        loses no more than half of what it did, or this.
       watch: is given the row of each validation, and its frame or None, when they are written.
       frame: the pictures uint8 [n, H, W, C] that are kept of an iterate at each validation; None: none are.
       progress: whether to show a bar (or, where standard error is no terminal, a line a validation).
 
     Raises:
-      InterruptedRunError: SIGINT or SIGTERM, after saving.
+      InterruptedRunError: SIGINT, SIGTERM or SIGHUP, after saving.
+      OSError: the folder takes no checkpoint, which is tried before anything else.
       NonFiniteError: a loss or meta-gradient that is not finite, after saving the state before it.
     """
     step_fn = jax.jit(distiller.step, donate_argnums=1)
@@ -83,9 +88,12 @@ def run(
         start, distilled, step_fn.eval_shape(key, start, dataset)[1], validate, folder, eval_every, frame, watch
     )
     if not going.over(outer_steps, patience):
+        going.save()
         # Before the bar, whose clock would count it as a step's; and before signals wait for the end of a step.
         say("compiling the outer step", progress)
         step_fn.lower(key, going.current.state, dataset).compile()
+    every = CHECKPOINT_SECONDS if checkpoint_every is None else checkpoint_every
+    going.begin()
     with signals.noted() as noted, Bar(going.step, outer_steps, "step", progress) as bar:
         over = going.over(outer_steps, patience)
         while not over:
@@ -95,7 +103,7 @@ def run(
                 _report(bar, going.validated(bar), outer_steps)
             over = going.over(outer_steps, patience)
             stop = noted[:1]  # looked at once: a signal between two looks would be obeyed without having been saved for
-            if stop or over or time.monotonic() - going.saved_at > CHECKPOINT_SECONDS:
+            if stop or over or going.due(every):
                 going.save()
             if stop:
                 raise InterruptedRunError(stop[0], going.step)
@@ -136,6 +144,7 @@ class _Run:
         if self.step == 0:
             self._keep_frame()
         self.saved_at = time.monotonic()
+        self._began = self.saved_at
         self._started = self.saved_at - self._log.seconds
 
     def over(self, outer_steps: int, patience: int | None) -> bool:
@@ -197,6 +206,15 @@ class _Run:
             self._infos = []
         self._has_validated = True
         return row
+
+    def begin(self) -> None:
+        """Steps are taken from now on."""
+        self._began = self.saved_at = time.monotonic()
+
+    def due(self, every: float) -> bool:
+        """Whether to save: so many seconds after the last time, or when what is not saved is longer than what is."""
+        unsaved, saved = time.monotonic() - self.saved_at, self.saved_at - self._began
+        return unsaved > min(every, max(_SOON, saved))
 
     def save(self) -> None:
         self._save(self._infos)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: noted while there is something to save first, the end of the process at once while there is not.
+"""SIGINT, SIGTERM and SIGHUP: noted while there is something to save first, the end of the process at once while there is not.
 
 Python runs its handlers between two of its own instructions, and so not while XLA compiles or computes, which may be
 minutes. What the operating system calls, though, writes a byte into a pipe there and then (`signal.set_wakeup_fd`), and
@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HANG_UP = getattr(signal, "SIGHUP", None)  # which Windows lacks
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([] if _HANG_UP is None else [_HANG_UP]))
 
 
 @contextmanager
@@ -64,12 +65,13 @@ def end_at_once(last_words: str) -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, Any], None], wakeup: int) -> Iterator[None]:
-    """`handler` and the file descriptor `wakeup` in place of those before."""
-    handlers = [signal.signal(s, handler) for s in SIGNALS]
+    """`handler` and the file descriptor `wakeup` in place of those before; a hang-up that is ignored (`nohup`) stays so."""
+    obeyed = [s for s in SIGNALS if s != _HANG_UP or signal.getsignal(s) != signal.SIG_IGN]
+    handlers = {s: signal.signal(s, handler) for s in obeyed}
     before = signal.set_wakeup_fd(wakeup)
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        for s, previous in zip(SIGNALS, handlers, strict=True):
+        for s, previous in handlers.items():
             signal.signal(s, previous)
