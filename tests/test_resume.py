@@ -367,12 +367,12 @@ def test_a_failing_checkpoint_leaves_the_ones_before(tmp_path, monkeypatch, whol
 
 @pytest.mark.parametrize("every", [20, 9, 3])
 def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(tmp_path, every):
-    """Step 8 throws the images far out: the loss of step 9 is not finite."""
+    """Step 8 throws the images far out: the loss of step 9 is not finite, nor are those that follow."""
     distiller = toy(lambda count: jnp.where(count < 7, 1.0, 1e30))
     with pytest.raises(NonFiniteError, match=r"^step 9: loss .*") as excinfo:
-        distil(tmp_path, distiller=distiller, eval_every=every)
+        distil(tmp_path, distiller=distiller, eval_every=every, strict=True, diagnose=lambda state: f"at {state.step}")
     message = str(excinfo.value)
-    assert "\n" not in message and "not finite" in message and "lower --lr" in message
+    assert "\n" not in message and "not finite; at 8. The state" in message and "lower --lr" in message
     for name in ("images", "labels", "log_lrs"):
         assert f"{name} " in message
     assert checkpoints(tmp_path) == [0, 8]
@@ -381,6 +381,62 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(tmp_path, every)
     for a, b in zip(jax.tree.leaves(saved.state), jax.tree.leaves(good.state), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes() and np.isfinite(a).all()
     assert all(np.isfinite(row["loss"]) and row["step"] < 9 for row in metrics(tmp_path))
+    with pytest.raises(NonFiniteError, match=r"^step 18: loss .*: not finite, the 10th step in a row\. The state"):
+        distil(tmp_path / "patient", distiller=distiller, eval_every=every)
+    assert checkpoints(tmp_path / "patient") == [0, 17]
+    patient = Checkpoints(tmp_path / "patient" / "checkpoints").restore(lambda step: like(good, step, every))
+    assert_same_but_for_the_step(patient, good)
+
+
+def like(state: run.RunState, step: int, every: int) -> run.RunState:
+    """A state of the shapes that a checkpoint of this step has."""
+    recent = jax.tree.map(lambda leaf: np.zeros((1 + step % every, *leaf.shape[1:]), leaf.dtype), state.recent)
+    return state._replace(recent=recent)
+
+
+def assert_same_but_for_the_step(one: run.RunState, other: run.RunState):
+    for a, b in zip(
+        jax.tree.leaves(one.state._replace(step=0)), jax.tree.leaves(other.state._replace(step=0)), strict=True
+    ):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+BAD = {3, 4, 5, 9, 10, 16, 23}  # in the middle of an interval, at its end, the last step
+
+
+def sometimes_bad() -> Distiller:
+    """Steps of these numbers give no finite loss, whatever the state is."""
+
+    def step(key, state, data):
+        moved, info = DISTILLER.step(key, state, data)
+        bad = jnp.isin(state.step + 1, jnp.array(sorted(BAD)))
+        state = jax.tree.map(lambda new, old: jnp.where(bad, old, new), moved, state)
+        return state, info._replace(finite=info.finite & ~bad, loss=jnp.where(bad, jnp.nan, info.loss))
+
+    return Distiller(DISTILLER.init, step)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, stop_at):
+    """Every other one is taken as it would be; and a run that is stopped among them is the one that is not."""
+    found = distil(tmp_path / "whole", distiller=sometimes_bad())
+    rows = metrics(tmp_path / "whole")
+    assert [row["step"] for row in rows] == [5, 10, 15, 20, 23] and int(found.state.step) == STEPS
+    assert [row["skipped"] for row in rows] == [3, 2, 0, 1, 1] and all(np.isfinite(row["loss"]) for row in rows)
+    state = DISTILLER.init(FIRST)
+    for number in range(1, STEPS + 1):  # by hand
+        if number in BAD:
+            state = state._replace(step=state.step + 1)
+        else:
+            state, _ = jax.jit(DISTILLER.step)(jax.random.key(0), state, (INPUTS, TARGETS))
+    for a, b in zip(jax.tree.leaves(found.state), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for stop in (3, 4, 5, 6, 10, 17):
+        stop_at(stop)
+        with pytest.raises(InterruptedRunError):
+            distil(tmp_path / "stopped", distiller=sometimes_bad())
+    stop_at(None)
+    assert_same(distil(tmp_path / "stopped", distiller=sometimes_bad()), found)
+    assert metrics(tmp_path / "stopped") == rows
 
 
 # The command
@@ -568,9 +624,9 @@ def test_an_augmented_run_that_is_resumed_is_bitwise_the_one_that_is_not(ddjax, 
 def test_a_run_that_diverges_says_so_in_one_line(ddjax, tmp_path):
     status, _, errors = ddjax(*arguments(12, 4, "--out", "out", "--inner-lr", "1e30", "--model", "mlp"))
     assert (status, errors.count("\n")) == (1, 1)
-    assert errors.startswith("ddjax: step 1: loss ") and "meta-gradient norms images " in errors
-    assert "not finite" in errors and "lower --lr" in errors
-    assert checkpoints(tmp_path / "out") == [0] and not (tmp_path / "out/distilled.safetensors").exists()
+    assert errors.startswith("ddjax: step 10: loss ") and "meta-gradient norms images " in errors
+    assert "not finite, the 10th step in a row; inner step " in errors and "lower --lr" in errors
+    assert checkpoints(tmp_path / "out") == [0, 9] and not (tmp_path / "out/distilled.safetensors").exists()
 
 
 @pytest.mark.parametrize("fails", ["write_bytes", "replace"])

@@ -49,6 +49,8 @@ class Distill:
     """Leave out what the distilled images are compared with: random real images, and training on all the data."""
     checkpoint_every: float = 60.0
     """Seconds between checkpoints, at most; the first come sooner. A run that is killed loses what came after the last."""
+    strict: bool = False
+    """End at the first outer step whose loss or meta-gradient is not finite; else they are skipped, up to ten in a row."""
     tensorboard: bool = False
     """Write curves and images for TensorBoard as well, into the run's folder tensorboard/ (the extra `tensorboard`)."""
     dry_run: bool = False
@@ -104,6 +106,7 @@ class Distill:
             accept_changes=self.accept_changes,
             compare=not self.no_compare,
             checkpoint_every=self.checkpoint_every,
+            strict=self.strict,
             tensorboard=self.tensorboard,
             data_dir=self.data_dir,
         )

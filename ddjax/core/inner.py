@@ -39,6 +39,29 @@ def trajectory(
     return jax.lax.scan(epoch, weights, distilled.log_lrs)[1]
 
 
+def step_norms(
+    loss: Loss,
+    params: Params,
+    distilled: DistilledData,
+    *,
+    direction: optax.GradientTransformation | None = None,
+    targets: Targets = fixed_labels,
+    view: View | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """How far each step of the inner loop moves the weights: global norms, float [T]. Arguments as for `unroll`."""
+    step = mixed_mode(loss, direction, None, view).step
+    weights, data = _start(params, distilled, direction, targets)
+    log_lrs_T, place = distilled.log_lrs.reshape(-1), Place(jnp.zeros((), jnp.int32), key)
+
+    def one(weights: Weights, t: jax.Array) -> tuple[Weights, jax.Array]:
+        after = step(weights, seen(view, place, t, example_of(data, t, log_lrs_T[t])))
+        return after, optax.tree.norm(jax.tree.map(jnp.subtract, after.params, weights.params))
+
+    norms: jax.Array = jax.lax.scan(one, weights, jnp.arange(len(log_lrs_T), dtype=jnp.int32))[1]
+    return norms
+
+
 def unroll(
     loss: Loss,
     params: Params,

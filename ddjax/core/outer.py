@@ -93,11 +93,10 @@ def make_distiller(
         return cast(DistillState, jax.device_put(jax.tree.map(jnp.copy, state), everywhere))
 
     def step(key: jax.Array, state: DistillState, dataset: Any) -> tuple[DistillState, Info]:
-        key = jax.random.fold_in(key, state.step)
-        batch_key, nets_key = jax.random.split(key)
+        batch_key, nets_key, view_key = keys_of_step(key, state.step)
         batch = shard(draw_batch(batch_key, dataset), "batch")
         params_N = shard(jax.vmap(problem.init)(jax.random.split(nets_key, num_nets)), "nets")
-        loss, grads = meta_gradient(problem, params_N, state.distilled, batch, layout, jax.random.fold_in(key, 0))
+        loss, grads = meta_gradient(problem, params_N, state.distilled, batch, layout, view_key)
         moved = _moved(state, grads, optimizer, ema_decay)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         # Chosen inside the step because the old state's buffers are donated: outside, there is no going back.
@@ -107,6 +106,13 @@ def make_distiller(
         return state, Info(loss, DistilledData(*map(jnp.linalg.norm, map(jnp.ravel, grads))), finite)
 
     return Distiller(init, step)
+
+
+def keys_of_step(key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What a step of the run with this key draws its real batch, its networks, and its window and views from."""
+    key = jax.random.fold_in(key, step)
+    batch_key, nets_key = jax.random.split(key)
+    return batch_key, nets_key, jax.random.fold_in(key, 0)
 
 
 def _moved(

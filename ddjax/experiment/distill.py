@@ -14,7 +14,7 @@ from ddjax.data import Dataset
 from ddjax.errors import InputError
 from ddjax.experiment.folder import Config, claim_folder
 from ddjax.experiment.outcome import Distillation, finish, finished
-from ddjax.experiment.outer import build_distiller, first_iterate, make_frame, make_validation
+from ddjax.experiment.outer import build_distiller, first_iterate, make_diagnosis, make_frame, make_validation
 from ddjax.experiment.setup import Experiment, set_up
 from ddjax.experiment.trust import digest_of_data
 from ddjax.models import Model
@@ -38,6 +38,7 @@ def distill(
     data_dir: str | None = None,
     compare: bool = True,
     checkpoint_every: float | None = None,
+    strict: bool = False,
     tensorboard: bool = False,
     progress: bool = True,
 ) -> Distillation:
@@ -58,6 +59,7 @@ def distill(
       data_dir: folder of prepared data sets.
       compare: whether to measure, too, what random real images do in the same steps and training on all the data does.
       checkpoint_every: seconds between checkpoints, at most; None: 60.
+      strict: whether one outer step that is not finite ends the run; otherwise it is skipped, and ten in a row end it.
       tensorboard: whether to write curves and pictures for TensorBoard into `out`/tensorboard, too.
       progress: whether to show progress on the terminal.
 
@@ -86,7 +88,8 @@ def distill(
         going_on: Any = {"resume": resume or out is None, "accept_changes": accept_changes}
         config = stack.enter_context(claim_folder(folder, config, finished=done is not None, **going_on))
         if done is None:
-            state = carry_out(experiment, folder, board, checkpoint_every=checkpoint_every, progress=progress)
+            how: Any = {"checkpoint_every": checkpoint_every, "strict": strict, "progress": progress}
+            state = carry_out(experiment, folder, board, **how)
             done = finish(experiment, state, folder, config, compare=compare, progress=progress)
         return done if out is not None else done._replace(folder=None)
 
@@ -110,6 +113,7 @@ def carry_out(
     watch: Watch | None = None,
     *,
     checkpoint_every: float | None = None,
+    strict: bool = False,
     progress: bool,
 ) -> RunState:
     """The outer loop from where `folder` has it to its end."""
@@ -128,6 +132,8 @@ def carry_out(
         eval_every=recipe.report.eval_every,
         patience=recipe.report.patience,
         checkpoint_every=checkpoint_every,
+        strict=strict,
+        diagnose=make_diagnosis(experiment),
         frame=make_frame(experiment),
         watch=watch,
         progress=progress,

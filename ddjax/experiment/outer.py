@@ -8,16 +8,17 @@ import numpy as np
 
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.inits import Init
-from ddjax.core.inner import unroll
+from ddjax.core.inner import step_norms, unroll
 from ddjax.core.losses import Params
 from ddjax.core.meta import Layout
-from ddjax.core.outer import Distiller, DistillState, Info, make_distiller
+from ddjax.core.order import draw
+from ddjax.core.outer import Distiller, DistillState, Info, keys_of_step, make_distiller
 from ddjax.data import Split, make_draw_batch
 from ddjax.evaluation.measure import float32, score
 from ddjax.evaluation.real_sets import random_sets
 from ddjax.experiment.optimizer import make_optimizer
 from ddjax.experiment.setup import Experiment
-from ddjax.training.loop import Validate
+from ddjax.training.loop import Diagnose, Validate
 
 
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
@@ -82,6 +83,30 @@ def make_frame(experiment: Experiment) -> Callable[[DistilledData], np.ndarray] 
         return scaled
 
     return frame
+
+
+def make_diagnosis(experiment: Experiment) -> Diagnose:
+    """Where an outer step that is not finite first goes wrong: in which step of the inner loop, or behind it."""
+    problem, settings = experiment.problem, experiment.recipe.outer
+
+    def diagnose(state: DistillState) -> str:
+        _, nets_key, view_key = keys_of_step(experiment.key, state.step)
+        drawn = draw(view_key, state.distilled.log_lrs.size, None, problem.view)
+        options = {"direction": problem.direction, "targets": problem.targets, **drawn}
+
+        def one_network(key: jax.Array, init: Init) -> jax.Array:
+            return step_norms(problem.inner_loss, init(key), state.distilled, **options)
+
+        keys = jax.random.split(nets_key, settings.num_nets)
+        norms = np.array([jax.jit(one_network)(key, experiment.starts.draw) for key in keys])
+        bad = ~np.isfinite(norms).all(axis=0)
+        if not bad.any():
+            return f"its inner loop is finite, no step moves the weights by more than {norms.max():.3g}"
+        first = int(np.argmax(bad))
+        before = f", after moves of up to {norms[:, :first].max():.3g}" if first else ""
+        return f"inner step {first + 1} of {len(bad)} is the first to go wrong{before}"
+
+    return diagnose
 
 
 def make_validation(experiment: Experiment) -> Validate:

@@ -124,17 +124,29 @@ for _name, _run in {
         RUNS[f"{_name}-seed{_seed}"] = Run(_run.recipe, {**_run.changes, "seed": _seed}, cost=_run.cost)
 RUNS[SOFT_RANDOM] = Run("mnist-random", _LABELS, cost="20 minutes")
 
-# The benchmark: images per class, and what a data set asks for.
-IPC = (1, 10, 50)
+# The benchmark: what so many images per class ask for, and what a data set does.
+IPC: dict[int, dict[str, Any]] = {
+    1: {},
+    10: {"epochs": 60, "window": 20},
+    50: {"epochs": 100, "window": 20, "subset_images": 10},
+}
+_GREY: dict[str, Any] = {"zca": None, "siamese": "none"}
 SETS: dict[str, dict[str, Any]] = {
-    "mnist": {},
-    "fashion_mnist": {},
-    "svhn_cropped": {},
+    "mnist": _GREY,
+    "fashion_mnist": _GREY,
+    "svhn_cropped": {"siamese": "none"},
     "cifar10": {},
     "cifar100": {},
 }
+_HOURS = {1: "2 hours", 10: "a day", 50: "a day"}
+_HOURS_OF_100 = {1: "a day", 10: "10 days", 50: "10 days"}
 for _data, _own in SETS.items():
-    for _ipc in IPC:
+    for _ipc, _longer in IPC.items():
+        _hours = _HOURS_OF_100 if _data == "cifar100" else _HOURS
         RUNS[f"{_data.replace('_', '-')}-ipc{_ipc}"] = Run(
-            "benchmark", {"data": _data, "per_class": _ipc, **_own}, baselines=(PROTOCOL,)
+            "benchmark",
+            {"data": _data, "per_class": _ipc, **_longer, **_own},
+            baselines=(PROTOCOL,),
+            accelerator=_hours[_ipc] != "2 hours",
+            cost=_hours[_ipc],
         )

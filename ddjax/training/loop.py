@@ -7,7 +7,7 @@ import operator
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,13 @@ from ddjax.training import signals
 from ddjax.training.progress import Bar, say
 
 CHECKPOINT_SECONDS = 60.0
+MOST_SKIPPED = 10  # steps in a row that are not finite, after which a run ends
 _SOON = 2.0  # seconds after which a run saves for the first time, then after twice as many and so on
 
 # distilled -> (accuracy in [0, 1], mean loss), on held-out training data.
 Validate = Callable[[DistilledData], tuple[jax.Array, jax.Array]]
+# The state before a step that is not finite -> where that went wrong, in words.
+Diagnose = Callable[[DistillState], str]
 # (a row of metrics.jsonl, the frame that belongs to it or None) -> nothing.
 Watch = Callable[[dict[str, Any], np.ndarray | None], None]
 
@@ -54,6 +57,8 @@ def run(
     eval_every: int,
     patience: int | None = None,
     checkpoint_every: float | None = None,
+    strict: bool = False,
+    diagnose: Diagnose | None = None,
     frame: Callable[[DistilledData], np.ndarray] | None = None,
     watch: Watch | None = None,
     progress: bool = True,
@@ -73,6 +78,9 @@ def run(
       patience: validations without a better iterate after which the run is over; None: it goes its whole length.
       checkpoint_every: seconds between checkpoints, at most; None: 60. The first come sooner, so that a run that is killed
         loses no more than half of what it did, or this.
+      strict: whether one step that is not finite ends the run; otherwise it is skipped and counted (`skipped` in
+        metrics.jsonl), and ten in a row end the run.
+      diagnose: says more of what ended it.
       watch: is given the row of each validation, and its frame or None, when they are written.
       frame: the pictures uint8 [n, H, W, C] that are kept of an iterate at each validation; None: none are.
       progress: whether to show a bar (or, where standard error is no terminal, a line a validation).
@@ -80,13 +88,15 @@ def run(
     Raises:
       InterruptedRunError: SIGINT, SIGTERM or SIGHUP, after saving.
       OSError: the folder takes no checkpoint, which is tried before anything else.
-      NonFiniteError: a loss or meta-gradient that is not finite, after saving the state before it.
+      NonFiniteError: a loss or meta-gradient that is not finite, ten times in a row or once, after saving the state before
+        it.
     """
     step_fn = jax.jit(distiller.step, donate_argnums=1)
     start = distiller.init(distilled)
     going = _Run(
         start, distilled, step_fn.eval_shape(key, start, dataset)[1], validate, folder, eval_every, frame, watch
     )
+    going.most_skipped, going.diagnose = (1 if strict else MOST_SKIPPED), diagnose
     if not going.over(outer_steps, patience):
         going.save()
         # Before the bar, whose clock would count it as a step's; and before signals wait for the end of a step.
@@ -140,6 +150,8 @@ class _Run:
         self._log = MetricsLog(folder / "metrics.jsonl", self.step)
         self._validate, self._has_validated = validate, False
         self._watch = watch
+        self._unseen: Info | None = None  # of the newest step, which nobody has looked at
+        self._in_a_row, self.most_skipped, self.diagnose = 0, MOST_SKIPPED, cast(Diagnose | None, None)
         self._frame, self._frames = frame, Frames(folder / "frames.npz", self.step)
         if self.step == 0:
             self._keep_frame()
@@ -162,14 +174,15 @@ class _Run:
         """One step was sent to the device."""
         self.current = self.current._replace(state=state)
         # The previous step's numbers: reading this one's would leave the device idle until the next is sent.
-        if self._infos:
-            self._require_finite()
-        self._infos.append(info)
-        self.step += 1
+        if self._look():
+            self._infos.append(info)
+            self._unseen = info
+            self.step += 1
+        # Else this was that step again, whose state was left as it had been.
 
     def validated(self, bar: Bar) -> dict[str, Any]:
         """Scores the iterate and the average of iterates, keeps the better if it beats the best so far, and logs."""
-        self._require_finite()
+        self._look()
         if not self._has_validated:
             bar.report("validating", "validating for the first time")
         state = self.current.state
@@ -182,11 +195,12 @@ class _Run:
             step = jnp.copy(state.step)
             self.current = self.current._replace(best=kept, best_accuracy=jnp.asarray(best), best_step=step)
         infos = jax.device_get(self._infos)
-        norms = {name: float(np.median([getattr(i.grad_norms, name) for i in infos])) for name in DistilledData._fields}
+        good = [info for info in infos if info.finite] or infos
+        norms = {name: float(np.median([getattr(i.grad_norms, name) for i in good])) for name in DistilledData._fields}
         lrs = np.exp(np.asarray(state.distilled.log_lrs))
         row = {
             "step": self.step,
-            "loss": float(np.mean([i.loss for i in infos])),
+            "loss": float(np.mean([i.loss for i in good])),
             "valid_accuracy": float(accuracy),
             "valid_loss": float(loss),
             "valid_accuracy_average": float(average_accuracy),
@@ -196,6 +210,7 @@ class _Run:
             "grad_norm_log_lrs": norms["log_lrs"],
             "learning_rate_min": float(lrs.min()),
             "learning_rate_max": float(lrs.max()),
+            "skipped": sum(not info.finite for info in infos),
             "seconds": round(time.monotonic() - self._started, 3),
         }
         self._log.append(row)
@@ -217,6 +232,7 @@ class _Run:
         return unsaved > min(every, max(_SOON, saved))
 
     def save(self) -> None:
+        self._look()
         self._save(self._infos)
         self.saved_at = time.monotonic()
 
@@ -226,24 +242,35 @@ class _Run:
         recent = jax.tree.map(lambda *leaves: np.array(leaves), *rows)
         self._checkpoints.save(int(self.current.state.step), self.current._replace(recent=recent))
 
-    def _require_finite(self) -> None:
-        """A step that is not finite left the state as it was: that is saved."""
-        if not self._infos[-1].finite:
+    def _look(self) -> bool:
+        """Whether the newest step was finite. One that was not left the state as it was: it is counted as done, and skipped;
+        after too many in a row that state is saved, and the run ends."""
+        info, self._unseen = self._unseen, None
+        if info is None or info.finite:
+            self._in_a_row = 0 if info is not None else self._in_a_row
+            return True
+        self._in_a_row += 1
+        state = self.current.state
+        if self._in_a_row == self.most_skipped:
             self._save(self._infos[:-1])
-            raise NonFiniteError(_explain(self.step, self._infos[-1]))
+            why = "" if self.diagnose is None else f"; {self.diagnose(state)}"
+            raise NonFiniteError(_explain(self.step, info, self._in_a_row, why))
+        self.current = self.current._replace(state=state._replace(step=state.step + 1))
+        return False
 
 
 def _report(bar: Bar, row: dict[str, Any], total: int) -> None:
-    accuracy = f"{100 * row['valid_accuracy']:.2f} %"
+    accuracy = f"{100 * row['valid_accuracy']:.2f} %" + f", {row['skipped']} steps skipped" * bool(row["skipped"])
     bar.report(
         f"loss {row['loss']:.3f}, valid {accuracy}",
         f"step {row['step']}/{total}  loss {row['loss']:.4f}  valid {accuracy}  {row['seconds']:.0f} s",
     )
 
 
-def _explain(step: int, info: Info) -> str:
+def _explain(step: int, info: Info, in_a_row: int, why: str) -> str:
     norms = ", ".join(f"{name} {float(value):.3g}" for name, value in info.grad_norms._asdict().items())
     return (
-        f"step {step}: loss {float(info.loss):.4g}, meta-gradient norms {norms}: not finite. The state before this step is "
-        "saved; lower --lr, --lr-log-lrs or --inner-lr, or --clip, and start again"
+        f"step {step}: loss {float(info.loss):.4g}, meta-gradient norms {norms}: not finite"
+        + f", the {in_a_row}th step in a row" * (in_a_row > 1)
+        + f"{why}. The state before this step is saved; lower --lr, --lr-log-lrs or --inner-lr, or --clip, and start again"
     )
