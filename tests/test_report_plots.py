@@ -172,6 +172,41 @@ def test_an_image_of_two_classes_says_both(tmp_path, figures):
     assert told == ["class1 71%\nclass0 29%", "class2 90%", "class0", "class0 30%\nclass3 30%"]
 
 
+def test_of_very_many_images_some_are_drawn(tmp_path, figures):
+    """Evenly spaced, with their own labels, of every class where there is room."""
+    artifact = make((6, 6, 1), classes=1000)
+    plots.plot_images(artifact, tmp_path / "images.png")
+    shown = [axis for axis in figures[0].axes if axis.images]
+    expected = [round(i * 999 / 99) for i in range(100)]
+    assert [axis.get_title() for axis in shown] == 2 * [f"class{i}" for i in expected]
+    assert shown[0].get_ylabel().splitlines()[:2] == ["step 1", "100 of 1000"]
+    flat, original = (
+        np.ravel(part) for part in (shown[7].images[0].get_array(), artifact.distilled.images[0][expected[7]])
+    )
+    inside = (flat > 0) & (flat < 1)
+    assert np.corrcoef(flat[inside], original[inside])[0, 1] > 0.9999
+
+
+def test_of_very_many_steps_twenty_are_drawn(tmp_path, figures):
+    held = make((6, 6, 1))
+    images, labels, log_lrs = held.distilled
+    many = DistilledData(np.tile(images, (50, 1, 1, 1, 1)), np.tile(labels, (50, 1, 1)), np.tile(log_lrs, (10, 50)))
+    plots.plot_images(held._replace(distilled=many), tmp_path / "images.png")
+    told = [axis.get_ylabel().splitlines() for axis in figures[0].axes if axis.get_ylabel()]
+    assert [line[0] for line in told] == [f"step {1 + round(i * 99 / 19)}" for i in range(20)]
+    assert told[0][1] == "lr 0.01 to 0.01"  # of more epochs than there is room for
+
+
+def test_names_are_text_whatever_they_are(tmp_path, figures):
+    names = ["$x^{$", "a\nb", "\x1b[2J", "price in $ and $"]
+    held = make((6, 6, 1))
+    held.metadata["class_names"] = names
+    plots.plot_images(held, tmp_path / "images.png")
+    told = [axis.get_title() for axis in figures[0].axes[:4]]
+    assert told == [r"\$x^{\$", "a?b", "?[2J", r"price in \$ and \$"]
+    plots.plot_confusion(np.ones((1, 2, 4, 4)), names, tmp_path / "confusion.png")
+
+
 def test_a_step_of_many_images_takes_rows_of_ten(tmp_path, figures):
     artifact = make((6, 6, 1), classes=24)
     plots.plot_images(artifact, tmp_path / "images.png")

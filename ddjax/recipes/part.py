@@ -20,6 +20,7 @@ _ABOVE_ZERO = Range(lambda x: 0 < x < math.inf, "a finite number above zero")
 NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "a finite number, zero or above")
 DECAY = Range(lambda x: 0 <= x < 1, "a number in [0, 1)")
 WHOLE = Range(lambda x: 0 <= x < math.inf, "an integer, zero or above")
+RATE = Range(lambda x: 1e-30 <= x < math.inf, "a finite number of at least 1e-30, or float32 takes it for zero")
 MANY = Range(lambda x: 1 <= x <= 100_000, "an integer from 1 to 100000")
 SEED = Range(lambda x: 0 <= x < 2**32, "an integer from 0 to 4294967295")
 
