@@ -182,3 +182,40 @@ def test_seconds_between_checkpoints_make_sense(tmp_path):
     done = ddjax(tmp_path, "--checkpoint-every", "-1")
     assert (done.returncode, done.stderr) == (2, "ddjax: --checkpoint-every is -1: give seconds, 0 for every step\n")
     assert not (tmp_path / "out").exists()
+
+
+def started(folder: Path, *others: str, **streams) -> subprocess.Popen[bytes]:
+    save_vectors(folder / "own.npz")
+    command = [sys.executable, "-m", "ddjax", *arguments(12, 4, "--out", "out", "--no-compare", *others)]
+    return subprocess.Popen(command, cwd=folder, **streams)
+
+
+def test_a_reader_that_leaves_does_not_end_a_run(tmp_path):
+    with started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline() == b"loading the data\n"
+        process.stdout.close()  # as head -1 does
+        assert (process.stderr.read(), process.wait(timeout=200)) == (b"", 0)
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_output_that_is_full_does_not_end_a_run(tmp_path):
+    with open("/dev/full", "wb", buffering=0) as full:
+        assert started(tmp_path, stdout=full, stderr=full).wait(timeout=200) == 0
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+def test_outputs_that_are_closed_do_not_end_a_run(tmp_path):
+    save_vectors(tmp_path / "own.npz")
+    words = " ".join(arguments(12, 4, "--out", "out", "--no-compare"))
+    command = f"{sys.executable} -m ddjax {words} >&- 2>&-"
+    assert subprocess.run(command, shell=True, cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+def test_a_terminal_that_knows_only_ascii_reads_escapes(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = started(tmp_path, "--model", "größe", stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 2 and errors.startswith(rb"ddjax: ") and rb"gr\xf6\xdfe" in errors

@@ -13,6 +13,7 @@ import tyro
 from ddjax.cli.distill import Distill
 from ddjax.cli.evaluate import Evaluate
 from ddjax.cli.export import Export
+from ddjax.cli.output import unbreakable
 from ddjax.cli.plot import Plot
 from ddjax.cli.prepare import Prepare
 from ddjax.cli.pretrain import Pretrain
@@ -41,7 +42,11 @@ _GOES_ON = {Distill: "with --resume", Pretrain: "with --resume", Reproduce: "aga
 
 def main(argv: list[str] | None = None) -> None:
     """The command `ddjax`. Exit status: 0 done, 1 the run failed, 2 bad input, 128 + signal when interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    with unbreakable():
+        _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: list[str]) -> None:
     if argv == ["--version"]:
         print(f"ddjax {importlib.metadata.version('ddjax')}")
         return
