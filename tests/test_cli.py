@@ -503,7 +503,7 @@ def test_a_run_goes_where_its_recipe_is_named(ddjax, monkeypatch):
 
     monkeypatch.setattr(distilling, "distill", distill)
     with pytest.raises(EnoughError):
-        ddjax("distill", "--data-dir", "there", "digits", "--lr", 0.5, "--resume", "--no-compare")
+        ddjax("distill", "--data-dir", "there", "digits", "--lr", 0.5, "--resume", "--no-compare", "--strict")
     assert seen == {
         "recipe": RECIPES["digits"]().replace(lr=0.5),
         "out": Path("runs/digits"),
@@ -511,6 +511,8 @@ def test_a_run_goes_where_its_recipe_is_named(ddjax, monkeypatch):
         "resume": True,
         "accept_changes": False,
         "compare": False,
+        "checkpoint_every": 60.0,
+        "strict": True,
         "tensorboard": False,
         "data_dir": "there",
     }
@@ -864,8 +866,8 @@ UNPARSED = {
     ("evaluate", "a", "--num-nets", "x"): "invalid literal for int() with base 10: 'x'",
     ("plot", "a", "b"): "there is no 'b' here",
     ("recipes", "digits"): "there is no 'digits' here",
-    ("reproduce",): "Missing from ddjax reproduce: {paper} ",
-    ("reproduce", "results"): "invalid choice 'results' for argument 'what'. Expected one of ('paper',)",
+    ("reproduce",): "Missing from ddjax reproduce: {paper,benchmark} ",
+    ("reproduce", "results"): "invalid choice 'results' for argument 'what'. Expected one of ('paper', 'benchmark')",
     ("pretrain", "--resume"): "Missing from ddjax pretrain: RECIPE One of mnist-usps-fixed, mnist-usps-random, ",
 }
 
@@ -1027,7 +1029,7 @@ WRONG_ARTEFACTS = {
     "images of another width": (wide, "images [7] of 3 classes, but its model reads [6] of 3"),
     "model of other inputs": (
         lambda t, h: h["model"].update(input_shape=[7]),
-        "'transform', which does not fit inputs [7]",
+        "images [6] of 3 classes, but its model reads [7] of 3",
     ),
     "model of more classes": (lambda t, h: h["model"].update(num_classes=4), "but its model reads [6] of 4"),
     "unknown model": (lambda t, h: h["recipe"]["network"].update(model="vgg"), "unknown model 'vgg'"),
@@ -1064,7 +1066,8 @@ def test_artefacts_that_cannot_be_drawn(ddjax, vector_run, key):
 def test_weights_that_do_not_fit_the_model(ddjax, own_run):
     shutil.copy(own_run / "vectors" / "out" / "distilled.safetensors", "a.safetensors")
     rewrite(Path("a.safetensors"), lambda t, h: h["recipe"]["network"].update(model="mlp"))
-    assert_refused(ddjax, ("evaluate", "a.safetensors"), "its weights do not fit its model")
+    argv = ("evaluate", "a.safetensors", "--data", own_run / "vectors" / "own.npz")
+    assert_refused(ddjax, argv, "its weights do not fit its model")
 
 
 def test_artefact_on_other_data(ddjax, vector_run, own_run):

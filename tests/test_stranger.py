@@ -109,7 +109,7 @@ def test_tensors_that_do_not_fit_the_header_are_one_line(honest, tmp_path, tenso
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="it is not an .npz file, nor any file"):
         ddjax.load_dataset(tmp_path / "pipe.npz")
 
 

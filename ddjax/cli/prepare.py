@@ -7,7 +7,7 @@ import tyro
 
 from ddjax.cli.places import DataDir
 
-NAMES = "mnist, fashion_mnist, cifar10, svhn_cropped, usps, voc2007, cub200"
+NAMES = "mnist, fashion_mnist, cifar10, cifar100, svhn_cropped, usps, voc2007, cub200"
 
 
 @dataclass(frozen=True)

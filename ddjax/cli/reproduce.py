@@ -11,8 +11,7 @@ from ddjax.cli.places import DataDir
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Run every experiment of the paper, or of today's benchmark, that is missing, and rebuild RESULTS.md; goes on with what is
-    half done."""
+    """Run every experiment of the paper, or of today's benchmark, that is missing, and rebuild RESULTS.md."""
 
     what: tyro.conf.Positional[Literal["paper", "benchmark"]]
     """The paper: Tables 1 to 3, the poisoning experiment and the ablation figures; or what goes beyond it: soft labels, and

@@ -36,7 +36,9 @@ def load_npz(path: Path) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():  # what is no file, a pipe say, might never end
+    if path.exists() and not path.is_file():  # a pipe might never end
+        fail(str(path), "it is not an .npz file, nor any file", "give the path of one")
+    if not path.exists():
         raise MissingDataError(
             f"{path}: there is no such file: give the path of an .npz file with {_listed(_REQUIRED)}"
         )
