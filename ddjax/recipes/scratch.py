@@ -54,8 +54,9 @@ def mnist_fixed_1step() -> Recipe:
 def mnist_fixed() -> Recipe:
     """Table 1, MNIST, fixed initialisation: 100 images, 10 steps x 3 epochs, one fixed LeNet; paper 96.6 % (recalled).
 
-    Reaches 98.15 % in 17 minutes of a busy CPU core, 98.1 ± 0.1 from three seeds (RESULTS.md). Gates are wider than for one step, where narrow ones are
-    better: through 30 steps the products of narrow ones explode. The tight clip tames what spikes are left.
+    Reaches 98.15 % in 17 minutes of a busy CPU core, 98.1 ± 0.1 from three seeds (RESULTS.md). Gates are wider than for one
+    step, where narrow ones are better: through 30 steps the products of narrow ones explode. The tight clip tames what spikes
+    are left.
     """
     return Recipe(
         data=Data(data="mnist"),
