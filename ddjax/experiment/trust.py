@@ -83,7 +83,7 @@ def _made_here(folder: Path, recipe: Recipe) -> bool:
 def _is_name(name: str, data_dir: str | None) -> bool:
     if name in DATASETS:
         return True
-    return re.fullmatch(r"\w+", name) is not None and find_prepared(name, data_root(data_dir)) is not None
+    return re.fullmatch(r"\w{1,100}", name) is not None and find_prepared(name, data_root(data_dir)) is not None
 
 
 def _pool(path: str | os.PathLike[str], folder: Path, pool: str, metadata: dict[str, Any]) -> Path:
