@@ -15,7 +15,7 @@ from ddjax.errors import InputError
 from ddjax.experiment.folder import find_runs
 from ddjax.storage import lock
 from ddjax.storage.metrics import read_metrics
-from ddjax.training import loop, signals
+from ddjax.training import signals, under_way
 
 HOLD = """
 import sys, time
@@ -146,7 +146,7 @@ def test_a_run_saves_soon_then_ever_less_often_and_as_often_as_is_asked(monkeypa
 
     class Run:
         _began = saved_at = 0.0
-        due = loop._Run.due
+        due = under_way.UnderWay.due
 
     def saves(every: float) -> list[int]:
         found, run = [], Run()

@@ -321,6 +321,19 @@ def test_learning_rates_of_ten_steps_and_three_epochs(tmp_path, figures):
     assert decoded(tmp_path / "lrs.png").shape[:2] == (384, 780)
 
 
+@pytest.mark.parametrize("epochs", [2, 20, 100])
+def test_learning_rates_of_one_step_an_epoch_are_one_line(tmp_path, figures, epochs):
+    held = make((6, 6, 1))
+    lrs = np.linspace(0.1, 0.5, epochs)[:, None].astype(np.float32)
+    distilled = DistilledData(held.distilled.images[:1], held.distilled.labels[:1], np.log(lrs))
+    plots.plot_learning_rates(held._replace(distilled=distilled), tmp_path / "lrs.png")
+    (axis,) = figures[0].axes
+    line, initial = axis.get_lines()
+    assert (line.get_label(), initial.get_label()) == ("one step an epoch", "initial value")
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(1, epochs + 1))
+    np.testing.assert_allclose(line.get_ydata(), lrs[:, 0], rtol=1e-5)
+
+
 def test_very_many_learning_rates_are_a_map_of_epochs_and_steps(tmp_path, figures):
     artifact = make((6,), steps=21, epochs=3)
     plots.plot_learning_rates(artifact, tmp_path / "lrs.png")

@@ -31,7 +31,7 @@ from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
 from ddjax.experiment import outcome
 from ddjax.storage import artifact, pieces, provenance
 from ddjax.storage.checkpoints import Checkpoints
-from ddjax.training import devices, loop as run, progress, signals
+from ddjax.training import devices, loop as run, progress, signals, under_way
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -89,7 +89,7 @@ def validate(distilled: DistilledData):
     return jnp.mean(hits), LOSS(weights, INPUTS, TARGETS)
 
 
-def distil(folder: Path, **changes) -> run.RunState:
+def distil(folder: Path, **changes) -> under_way.RunState:
     folder.mkdir(exist_ok=True)
     options = {"outer_steps": STEPS, "eval_every": EVERY, "progress": False} | changes
     distiller, scores = options.pop("distiller", DISTILLER), options.pop("validate", validate)
@@ -116,7 +116,7 @@ def stop_at(monkeypatch):
     return arm
 
 
-def assert_same(one: run.RunState, other: run.RunState):
+def assert_same(one: under_way.RunState, other: under_way.RunState):
     for name in ("state", "best", "best_accuracy", "best_step"):
         leaves, others = (jax.tree.leaves(getattr(state, name)) for state in (one, other))
         assert len(leaves) == len(others) > 0
@@ -174,7 +174,7 @@ def test_a_signal_at_any_moment_of_a_step_is_saved_for(tmp_path, monkeypatch, wh
             return 0.0
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "time", Clock())
+        patch.setattr(under_way, "time", Clock())
         with pytest.raises(InterruptedRunError) as excinfo:
             distil(tmp_path)
     assert checkpoints(tmp_path) == [0, excinfo.value.step]
@@ -388,13 +388,13 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(tmp_path, every)
     assert_same_but_for_the_step(patient, good)
 
 
-def like(state: run.RunState, step: int, every: int) -> run.RunState:
+def like(state: under_way.RunState, step: int, every: int) -> under_way.RunState:
     """A state of the shapes that a checkpoint of this step has."""
     recent = jax.tree.map(lambda leaf: np.zeros((1 + step % every, *leaf.shape[1:]), leaf.dtype), state.recent)
     return state._replace(recent=recent)
 
 
-def assert_same_but_for_the_step(one: run.RunState, other: run.RunState):
+def assert_same_but_for_the_step(one: under_way.RunState, other: under_way.RunState):
     for a, b in zip(
         jax.tree.leaves(one.state._replace(step=0)), jax.tree.leaves(other.state._replace(step=0)), strict=True
     ):

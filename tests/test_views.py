@@ -231,6 +231,8 @@ def test_both_sides_of_matched_gradients_are_changed_alike(siamese):
     alike = [off(experiment.problem, key) for key in jax.random.split(KEY, 3)]
     np.testing.assert_allclose(alike, 0, atol=1e-5)
     assert np.min(off(experiment.problem._replace(real_view=None), KEY)) > 1e-3
+    with pytest.raises(InputError, match="give both"):
+        off(experiment.problem._replace(view=None), KEY)
     # The batches of the outer loop come unchanged, then: what they go through is drawn with the step's own view.
     assert (
         experiment.problem.real_view is not None and set_up(recipe.replace(objective="loss")).problem.real_view is None

@@ -39,7 +39,7 @@ from ddjax.recipes.schema import SETTINGS
 from ddjax.storage.artifact import load_artifact
 from ddjax.storage.metrics import read_metrics
 from ddjax.storage.pools import Pool, write_pool
-from ddjax.training import fit, loop, pretrain as pretraining
+from ddjax.training import fit, loop, pretrain as pretraining, under_way
 
 pytestmark = pytest.mark.usefixtures("in_haste")
 
@@ -112,7 +112,7 @@ class Watched:
         spy(fit, "score", reads("testing that", 2))
         spy(fit, "full_data", keyed("all data"))
         spy(core_outer, "meta_gradient", sizes)
-        spy(loop._Run, "advance", noted)
+        spy(under_way.UnderWay, "advance", noted)
         make = outer_loop.make_draw_batch
 
         def make_watched(*args):

@@ -112,7 +112,11 @@ def meta_loss(
 
 
 def _viewed(problem: Problem, batch: Batch, drawn: dict[str, Any]) -> Batch:
-    return batch if problem.real_view is None else problem.real_view(jax.random.fold_in(drawn["key"], 0), batch)
+    if problem.real_view is None:
+        return batch
+    if problem.view is None:
+        raise InputError("real_view changes the real batch as view does the images: give both")
+    return problem.real_view(jax.random.fold_in(drawn["key"], 0), batch)
 
 
 def _check(params_N: Params, distilled: DistilledData, batch: Batch) -> None:

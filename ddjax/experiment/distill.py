@@ -22,8 +22,9 @@ from ddjax.recipes import Recipe, get_recipe, known_trouble
 from ddjax.storage import provenance
 from ddjax.storage.board import Board
 from ddjax.training.devices import make_layout
-from ddjax.training.loop import RunState, Watch, run
+from ddjax.training.loop import run
 from ddjax.training.progress import say
+from ddjax.training.under_way import RunState, Watch
 
 
 def distill(

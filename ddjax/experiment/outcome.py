@@ -26,8 +26,8 @@ from ddjax.storage.files import write_json
 from ddjax.storage.pieces import Piece, pieces
 from ddjax.storage.pools import Pool
 from ddjax.training import fit
-from ddjax.training.loop import RunState
 from ddjax.training.progress import Bar, say
+from ddjax.training.under_way import RunState
 
 _TEST = "test"  # the folder of a test that is not done
 _MINUTE = 60.0  # seconds

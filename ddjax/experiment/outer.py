@@ -18,7 +18,7 @@ from ddjax.evaluation.measure import float32, score
 from ddjax.evaluation.real_sets import random_sets
 from ddjax.experiment.optimizer import make_optimizer
 from ddjax.experiment.setup import Experiment
-from ddjax.training.loop import Diagnose, Validate
+from ddjax.training.under_way import Diagnose, Validate
 
 
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:

@@ -51,9 +51,12 @@ def allowed(
     if needs_start and recipe.network.checkpoint and not made_here:
         raise InputError(f"{path} holds no weights, and names a file of them: copy or distill it again")
     recipe = recipe.replace(data=data or named)
-    if not (needs_start and recipe.network.pool) or made_here:
+    digest = (metadata.get("pool") or {}).get("digest")
+    if not (needs_start and recipe.network.pool) or (
+        made_here and digest is None
+    ):  # of before pools were known by digests
         return recipe
-    return recipe.replace(pool=str(_pool(path, folder, recipe.network.pool, metadata)))
+    return recipe.replace(pool=str(_pool(path, folder, recipe.network.pool, digest)))
 
 
 def digest_of_data(dataset: Dataset) -> str:
@@ -86,9 +89,8 @@ def _is_name(name: str, data_dir: str | None) -> bool:
     return re.fullmatch(r"\w{1,100}", name) is not None and find_prepared(name, data_root(data_dir)) is not None
 
 
-def _pool(path: str | os.PathLike[str], folder: Path, pool: str, metadata: dict[str, Any]) -> Path:
-    """Where the pool lies that the header tells the digest of: where it says, or beside the artefact."""
-    digest = (metadata.get("pool") or {}).get("digest")
+def _pool(path: str | os.PathLike[str], folder: Path, pool: str, digest: str | None) -> Path:
+    """Where the pool of this digest lies: where the header says, or beside the artefact."""
     places = [Path(pool), folder / Path(pool).name]
     for place in places:
         if place.is_file() and provenance.digest_of_file(place) == digest:

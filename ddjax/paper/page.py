@@ -64,17 +64,13 @@ which is made on a few held-out networks, a baseline's spread is as wide as it i
 Pools of trained networks are smaller than the paper's 2000 (each run says how many): what is distilled for them fits those it
 saw better than others, which is why iterates are chosen on networks of the pool that the distillation never draws.
 """
-_HEADS = {
-    "benchmark": (
-        """# Beyond the paper
+_BEYOND = """# Beyond the paper
 
 To the left of each arrow stands the best figure that others have published: for soft labels those of SLDD (arXiv 1910.02551),
 of images per class those of methods that store images and no more. "By the protocol" is of fresh networks trained on the
 distilled examples by shuffled minibatches with momentum, at a rate that held-out training images choose; the other figures are
 of the steps and learning rates that were distilled with the images.
-""",
-    )
-}
+"""
 _QUICK = """**Quick budget: every run here, whatever the tables call it, is a linear network on scikit-learn's digits, after two
 outer steps.** It shows that all of it works; its figures say nothing of MNIST, USPS, CIFAR-10, VOC or CUB.
 """
@@ -104,7 +100,7 @@ def write_results(root: Path, rows: list[dict[str, Any]], *, quick: bool = False
     for book, of_book in groupby(rows, itemgetter("book")):
         members = list(of_book)
         write_whole(folder / f"{book}.json", json.dumps(members, indent=1, ensure_ascii=False) + "\n")
-        lines += [*_HEADS.get(book, ()), *_tables(members), *_ablations(folder, members)]
+        lines += [*([_BEYOND] if book == "benchmark" else []), *_tables(members), *_ablations(folder, members)]
     lines += ["# Behind the figures", "", *_open(rows), *_runs(root)]
     for name in RUNS:
         lines += _section(root, name, [row for row in rows if row["run"] == name])

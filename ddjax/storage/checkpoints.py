@@ -42,7 +42,7 @@ class Checkpoints(Generic[Tree]):
             self._make_sure_of_room(tree)
             self._manager.save(step, args=self._args.StandardSave(tree))
             write_whole(self._folder / str(step) / "digest", self._digest(step))
-        except Exception as error:  # TensorStore has its own, ValueError among them
+        except (OSError, ValueError, RuntimeError) as error:  # the last two are TensorStore's for files
             for left in (self._folder / str(step), *self._folder.glob(f"{step}.*")):
                 shutil.rmtree(left, ignore_errors=True)
             raise OSError(
