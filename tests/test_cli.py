@@ -642,8 +642,10 @@ def test_distill_prints_the_table_of_the_poison(pooled_run):
 
 def test_a_pool_that_is_gone(pooled):
     Path("pool.safetensors").unlink()
+    digest = load_artifact("out")[1]["pool"]["digest"]
+    where = f"digest {digest}, which is not in pool.safetensors and out/pool.safetensors: put it there"
+    assert_refused(pooled, ("evaluate", "out"), where)  # another pool of the same recipe would not be the one it had
     message = "there is no pool of trained networks at pool.safetensors: make it with `ddjax pretrain RECIPE` first"
-    assert_refused(pooled, ("evaluate", "out"), message)
     assert_refused(pooled, ("distill", "mnist-poison", *POOLED, "--out", "new"), message)
 
 
