@@ -76,12 +76,12 @@ def outer_step(problem: "Experiment", layout: "Layout") -> tuple[Any, tuple[Any,
     """The outer step, jitted as a run has it, and its first arguments on the devices: (key, state, data)."""
     import jax
 
-    from ddjax.core.meta import replicated
+    from ddjax.core.spread import place, replicated
     from ddjax.experiment.outer import build_distiller, first_iterate
 
     distiller = build_distiller(problem, layout)
     state = distiller.init(first_iterate(problem))
-    key, data = jax.device_put((problem.key, problem.data), replicated(layout.mesh))
+    key, data = place((problem.key, problem.data), replicated(layout.mesh))
     return jax.jit(distiller.step, donate_argnums=1), (key, state, data)
 
 

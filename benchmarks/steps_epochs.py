@@ -139,7 +139,7 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
     import jax
 
-    from ddjax.core.meta import replicated
+    from ddjax.core.spread import replicated
 
     base = harness.random_experiment(args.model, batch_size=args.batch_size)
     everywhere = replicated(make_layout(args.networks, args.batch_size).mesh)

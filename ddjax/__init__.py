@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ddjax.errors import (
         InputError as InputError,
         InterruptedRunError as InterruptedRunError,
+        LostProcessError as LostProcessError,
         NonFiniteError as NonFiniteError,
     )
     from ddjax.evaluation.measure import Evaluation as Evaluation, evaluate as evaluate
@@ -86,7 +87,12 @@ if TYPE_CHECKING:
         load_artifact as load_artifact,
         save_artifact as save_artifact,
     )
-    from ddjax.training.devices import make_layout as make_layout, use_all_cores as use_all_cores
+    from ddjax.storage.processes import first_process as first_process, leave_run as leave_run
+    from ddjax.training.devices import (
+        make_layout as make_layout,
+        use_all_cores as use_all_cores,
+        use_devices as use_devices,
+    )
     from ddjax.training.pretrain import (
         Training as Training,
         pretrain as pretrain,
@@ -104,7 +110,7 @@ _PUBLIC = """
     core.outer: DistillState Distiller Info make_distiller
     core.rules: mixed_mode reverse_over_reverse
     data: DATASETS Dataset MissingDataError Split Standardise hold_out load_dataset make_dataset make_draw_batch prepare
-    errors: InputError InterruptedRunError NonFiniteError
+    errors: InputError InterruptedRunError LostProcessError NonFiniteError
     evaluation.measure: Evaluation evaluate
     experiment.distill: distill
     experiment.outcome: Distillation Summary
@@ -117,7 +123,8 @@ _PUBLIC = """
     models: freeze load_weights trained_part
     recipes: RECIPES Recipe get_recipe
     storage.artifact: Artifact load_artifact save_artifact
-    training.devices: make_layout use_all_cores
+    storage.processes: first_process leave_run
+    training.devices: make_layout use_all_cores use_devices
     training.pretrain: Training pretrain pretrain_for
 """
 _HOME = {

@@ -25,6 +25,13 @@ class NonFiniteError(ArithmeticError):
     """Loss or meta-gradient was not finite; the state before that step was saved."""
 
 
+class LostProcessError(Exception):
+    """Another process of the same run has ended; what was saved before is intact."""
+
+    def __init__(self, why: str):
+        super().__init__(f"another process of this run has ended ({why}); what was saved before is intact")
+
+
 def _plain(text: str, limit: int = 2000) -> str:
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."

@@ -295,7 +295,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ddjax.core import rules
 from ddjax.core.matching import cosine_distance
-from ddjax.core.meta import Layout, meta_gradient, replicated
+from ddjax.core.meta import Layout, meta_gradient
+from ddjax.core.spread import replicated
 from ddjax.training.devices import make_mesh
 import test_outer as t
 

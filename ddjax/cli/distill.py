@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from ddjax.cli.places import DataDir
+from ddjax.cli import output
+from ddjax.cli.places import DataDir, Distributed
 from ddjax.errors import InputError
 from ddjax.recipes import RECIPES, Recipe, known_trouble
 
@@ -55,14 +56,13 @@ class Distill:
     """Write curves and images for TensorBoard as well, into the run's folder tensorboard/ (the extra `tensorboard`)."""
     dry_run: bool = False
     """Say what the run would take, in operations, memory and time on this machine, and write nothing."""
+    distributed: Distributed = False
     seeds: int = 1
     """Runs, one after the other, of so many seeds from the recipe's own on, each in a folder seed-K of its own."""
     data_dir: DataDir = None
 
     def run(self) -> None:
-        from ddjax.training import devices
-
-        devices.use_all_cores()
+        output.begin(self.distributed)
         from ddjax.show import tables
 
         out, recipe = self.out or Path("runs") / self.recipe.name, self.recipe.recipe
@@ -96,6 +96,7 @@ class Distill:
         from ddjax.show import plots, tables
         from ddjax.storage.artifact import FILE_NAME
         from ddjax.storage.metrics import read_metrics
+        from ddjax.storage.processes import first_process
         from ddjax.training.progress import say
 
         done = distill(
@@ -110,6 +111,8 @@ class Distill:
             tensorboard=self.tensorboard,
             data_dir=self.data_dir,
         )
+        if not first_process():  # which draws and tells
+            return done
         say("drawing pictures")
         pictures = plots.plot_run(done.artifact, read_metrics(out / "metrics.jsonl"), out, out / "frames.npz")
         print("\n" + tables.summary_table(done.summary.to_json()) + "\n")

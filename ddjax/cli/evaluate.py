@@ -6,7 +6,8 @@ from typing import Literal
 
 import tyro
 
-from ddjax.cli.places import DataDir, RunPath
+from ddjax.cli import output
+from ddjax.cli.places import DataDir, Distributed, RunPath
 from ddjax.errors import InputError
 
 
@@ -36,14 +37,13 @@ class Evaluate:
     """What the examples go through, as crop-flip; by default what the artefact's went through, its recipe's siamese."""
     json: bool = False
     """Print one JSON object, accuracies in percent, instead of a table."""
+    distributed: Distributed = False
     data: tyro.conf.DisallowNone[str | None] = None
     """Data set to test on, if not the artefact's own (for an .npz file that moved, say)."""
     data_dir: DataDir = None
 
     def run(self) -> None:
-        from ddjax.training import devices
-
-        devices.use_all_cores()
+        output.begin(self.distributed)
         from ddjax.experiment.replay import evaluate_artifact
         from ddjax.show import tables
         from ddjax.training.progress import say

@@ -22,7 +22,7 @@ from ddjax.cli.report import Report
 from ddjax.cli.reproduce import Reproduce
 from ddjax.cli.runs import Runs
 from ddjax.cli.train import Train
-from ddjax.errors import InputError, InterruptedRunError, NonFiniteError
+from ddjax.errors import InputError, InterruptedRunError, LostProcessError, NonFiniteError
 from ddjax.training import signals
 
 Command = Recipes | Distill | Pretrain | Evaluate | Train | Export | Plot | Report | Runs | Prepare | Reproduce
@@ -63,6 +63,8 @@ def _main(argv: list[str]) -> None:
         _leave(2, str(error))
     except NonFiniteError as error:
         _leave(1, str(error))
+    except LostProcessError as error:
+        _leave(1, f"{error}{advice}")
     except InterruptedRunError as error:
         _leave(128 + error.signum, f"{error}{advice}")
     except KeyboardInterrupt:
@@ -110,4 +112,8 @@ def _in_one_line(box: str) -> str:
 
 def _leave(status: int, message: str) -> NoReturn:
     print(f"ddjax: {message}", file=sys.stderr)
+    if "jax" in sys.modules:  # else no other process knows of this one
+        from ddjax.storage import processes
+
+        processes.leave_run(status)
     sys.exit(status)

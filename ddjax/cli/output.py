@@ -22,23 +22,44 @@ class Output:
         try:
             self._stream.write(text)
         except OSError:
-            self._silence()
+            _silence(self._stream)
         return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError:
-            self._silence()
-
-    def _silence(self) -> None:
-        """What is still in its buffer would be tried again at the end of the process."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+            _silence(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _silence(stream: Any) -> None:
+    """What is still in its buffer would be tried again at the end of the process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _keep_for_python() -> None:
+    """Standard output as Python has it stays; what libraries in other languages print there, as Gloo does, goes to nowhere."""
+    kept = os.fdopen(os.dup(1), "w", buffering=1)
+    _silence(sys.__stdout__)
+    sys.stdout = Output(kept)
+
+
+def begin(distributed: bool = False) -> None:
+    """What a command that computes begins with: its devices; and of several processes the first one speaks."""
+    from ddjax.storage.processes import first_process, several
+    from ddjax.training import devices
+
+    devices.use_devices(distributed)
+    if several():
+        if first_process():
+            _keep_for_python()
+        else:
+            _silence(sys.stdout)
 
 
 @contextlib.contextmanager

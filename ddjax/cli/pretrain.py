@@ -5,7 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from ddjax.cli.places import DataDir
+from ddjax.cli import output
+from ddjax.cli.places import DataDir, Distributed
 from ddjax.recipes import RECIPES, get_recipe
 
 _WITH_SOURCE = ", ".join(name for name, make in RECIPES.items() if make().network.source)
@@ -42,6 +43,7 @@ class Pretrain:
     """Its blocks, for the model convnet, if not the recipe's."""
     pool: tyro.conf.DisallowNone[str | None] = None
     """File to write, if not the recipe's pool."""
+    distributed: Distributed = False
     resume: bool = False
     """Go on with an unfinished pool, or enlarge a finished one."""
     data_dir: DataDir = None
@@ -50,9 +52,7 @@ class Pretrain:
         names = ("source", "pictures", "augment", "model", "width", "depth", "pool")
         changes = {name: getattr(self, name) for name in names}
         recipe = get_recipe(self.recipe).replace(**{name: v for name, v in changes.items() if v is not None})
-        from ddjax.training import devices
-
-        devices.use_all_cores()
+        output.begin(self.distributed)
         from ddjax.show import tables
         from ddjax.training.pretrain import Training, pretrain_for
         from ddjax.training.progress import say

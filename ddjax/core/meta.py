@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from ddjax.core.distilled import DistilledData, Targets, check_distilled, fixed_labels
 from ddjax.core.inits import Init
@@ -244,8 +244,3 @@ def _in_chunks(loss: Loss, params: Params, batch: Batch, chunk: int | None) -> t
         chunk = size
     chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), batch)
     return _mean_over_groups(lambda part: jax.value_and_grad(loss)(params, *part), chunks)
-
-
-def replicated(mesh: Mesh | None) -> NamedSharding | None:
-    """Where the state, the key and the data set of a step belong: on every device of `mesh`; None without one."""
-    return None if mesh is None else NamedSharding(mesh, PartitionSpec())

@@ -14,7 +14,8 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ddjax.core.distilled import DistilledData, check_distilled
-from ddjax.core.meta import ONE_DEVICE, Batch, Layout, Problem, meta_gradient, replicated
+from ddjax.core.meta import ONE_DEVICE, Batch, Layout, Problem, meta_gradient
+from ddjax.core.spread import place, replicated
 
 # (key, dataset) -> (inputs [b, ...], targets [b, K]): one real minibatch, in the space the network reads.
 DrawBatch = Callable[[jax.Array, Any], Batch]
@@ -90,7 +91,7 @@ def make_distiller(
         distilled = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), distilled)
         state = DistillState(jnp.zeros((), jnp.int32), distilled, distilled, optimizer.init(distilled))
         # Copied, because the step donates its state: no buffer may stand in it twice, nor be the caller's.
-        return cast(DistillState, jax.device_put(jax.tree.map(jnp.copy, state), everywhere))
+        return cast(DistillState, place(jax.tree.map(jnp.copy, state), everywhere))
 
     def step(key: jax.Array, state: DistillState, dataset: Any) -> tuple[DistillState, Info]:
         batch_key, nets_key, view_key = keys_of_step(key, state.step)

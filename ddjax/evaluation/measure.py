@@ -18,8 +18,10 @@ from ddjax.core.distilled import DistilledData
 from ddjax.core.inner import trajectory
 from ddjax.core.losses import Apply, Params
 from ddjax.core.meta import Problem
+from ddjax.core.spread import place, replicated
 from ddjax.data import Split
 from ddjax.storage.pieces import Piece
+from ddjax.storage.processes import together
 
 # The setting in which everything here computes; as a context it reaches what is traced within it.
 float32 = functools.partial(jax.default_matmul_precision, "float32")
@@ -197,7 +199,7 @@ def measure_trained(
       split: real data.
       num_nets: how many; one is enough where the initialisation is fixed.
       params_N: networks to start from instead, leaves [P, ...]: network j is number j mod P of them.
-      chunk: networks trained side by side; bounds the memory.
+      chunk: networks trained side by side, or as few more as all devices share evenly; bounds the memory.
       piece: is given the number of each chunk and what computes it: see `storage.pieces`.
 
     Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, P + 1, ...]: see `measured_epochs`.
@@ -214,31 +216,33 @@ def measure_trained(
         points = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[at]]), start, after_epochs)
         return jax.lax.map(lambda params: measure(params, split), points)
 
-    measures = jax.jit(jax.vmap(one_network, in_axes=(0, 0 if one_each else None, None, None)))
+    size = min(chunk, num_nets)
+    if num_nets >= jax.device_count():
+        size += -size % jax.device_count()
+    chunks = list(_chunks(num_nets, size))
+    each, whole = spread_over_nets(size)
+    measures = jax.jit(jax.vmap(one_network, in_axes=(0, 0 if one_each else None, None, None)), out_shardings=whole)
 
     def of_chunk(rows: np.ndarray) -> tuple[Any, ...]:
         members = jax.tree.map(operator.itemgetter(rows), distilled) if one_each else distilled
-        return _spread(jnp.asarray(rows)), members, params_N, split
+        return place(jnp.asarray(rows), each), members, params_N, split
 
     def compute(rows: np.ndarray) -> list[np.ndarray]:
         with float32():
             return jax.tree.leaves(jax.device_get(measures(*of_chunk(rows))))
 
-    chunks = list(_chunks(num_nets, min(chunk, num_nets)))
-    results = [piece(number, functools.partial(compute, rows)) for number, rows in enumerate(chunks)]
+    with together():
+        results = [piece(number, functools.partial(compute, rows)) for number, rows in enumerate(chunks)]
     with float32():
         kind = jax.tree.structure(jax.eval_shape(measures, *of_chunk(chunks[0])))
     return jax.tree.unflatten(kind, [np.concatenate(parts)[:num_nets] for parts in zip(*results, strict=True)])
 
 
-def _spread(numbers: jax.Array) -> jax.Array:
-    """Puts one share of the networks' numbers on each device, and so the networks, where they divide evenly."""
-    devices = jax.devices()
-    if len(numbers) % len(devices):
-        return numbers
-    mesh = Mesh(np.array(devices), ("nets",))
-    spread: jax.Array = jax.device_put(numbers, NamedSharding(mesh, PartitionSpec("nets")))
-    return spread
+def spread_over_nets(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
+    """Where so many networks belong, [count, ...], and what is known of all of them: shared out over all devices, of all
+    processes, and on each of them. None where they do not divide evenly: each process computes all of it on one device."""
+    mesh = Mesh(np.array(jax.devices()), ("nets",))
+    return (NamedSharding(mesh, PartitionSpec("nets")), replicated(mesh)) if count % mesh.size == 0 else (None, None)
 
 
 def _chunks(count: int, size: int) -> Iterator[np.ndarray]:

@@ -7,9 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from ddjax.core.meta import replicated
+from ddjax.core.spread import place, replicated
 from ddjax.data import Dataset
 from ddjax.errors import InputError
 from ddjax.experiment.folder import Config, claim_folder
@@ -21,6 +19,7 @@ from ddjax.models import Model
 from ddjax.recipes import Recipe, get_recipe, known_trouble
 from ddjax.storage import provenance
 from ddjax.storage.board import Board
+from ddjax.storage.processes import agreed, first_process, several, together
 from ddjax.training.devices import make_layout
 from ddjax.training.loop import run
 from ddjax.training.progress import say
@@ -67,6 +66,7 @@ def distill(
     Raises:
       InputError: bad settings, data or output folder; nothing has been written then.
       InterruptedRunError, NonFiniteError: see `training.loop.run`; the folder can be resumed.
+      LostProcessError: another process of this run has ended; the folder can be resumed, with any number of processes.
     """
     if isinstance(recipe, str):
         name = name or recipe
@@ -80,19 +80,32 @@ def distill(
         say(f"note: {line}", progress)
     origin = provenance.origin(recipe.outer.outer_steps, inputs(experiment))
     config = Config(name or "custom", recipe.network.model, recipe, (origin,))
-    with contextlib.ExitStack() as stack:
-        folder = Path(out if out is not None else stack.enter_context(tempfile.TemporaryDirectory()))
-        board = Board(folder / "tensorboard") if tensorboard else None
+    if several() and out is None:
+        raise InputError("several processes keep their run in a folder that all of them see: say which, with out=")
+    with together(), contextlib.ExitStack() as stack:
+
+        def nowhere() -> Path:
+            return Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        folder = nowhere() if out is None else Path(out)
+        mine = (
+            folder if first_process() else nowhere()
+        )  # all processes write, since they do the same, but the first one alone to keep
+        board = Board(folder / "tensorboard") if tensorboard and first_process() else None
         if board is not None:
             stack.callback(board.close)
-        done = finished(folder, recipe, compare=compare)
-        going_on: Any = {"resume": resume or out is None, "accept_changes": accept_changes}
-        config = stack.enter_context(claim_folder(folder, config, finished=done is not None, **going_on))
+        done = agreed(lambda: finished(folder, recipe, compare=compare))
+        going_on: Any = {
+            "resume": resume or out is None,
+            "accept_changes": accept_changes,
+            "finished": done is not None,
+        }
+        config = agreed(lambda: stack.enter_context(claim_folder(folder, config, **going_on)))
         if done is None:
             how: Any = {"checkpoint_every": checkpoint_every, "strict": strict, "progress": progress}
-            state = carry_out(experiment, folder, board, **how)
-            done = finish(experiment, state, folder, config, compare=compare, progress=progress)
-        return done if out is not None else done._replace(folder=None)
+            state = carry_out(experiment, folder, board, records=mine, **how)
+            done = finish(experiment, state, mine, config, compare=compare, progress=progress)
+        return done._replace(folder=None if out is None else folder)
 
 
 def inputs(experiment: Experiment) -> dict[str, str]:
@@ -113,22 +126,24 @@ def carry_out(
     folder: Path,
     watch: Watch | None = None,
     *,
+    records: Path | None = None,
     checkpoint_every: float | None = None,
     strict: bool = False,
     progress: bool,
 ) -> RunState:
-    """The outer loop from where `folder` has it to its end."""
+    """The outer loop from where `folder` has it to its end; arguments as of `training.loop.run`."""
     recipe = experiment.recipe
     size = math.prod(experiment.dataset.input_shape)
     layout = make_layout(recipe.outer.num_nets, recipe.outer.batch_size, example_size=size, remat=recipe.inner.remat)
     everywhere = replicated(layout.mesh)
     return run(
-        jax.device_put(experiment.key, everywhere),
+        place(experiment.key, everywhere),
         build_distiller(experiment, layout),
         first_iterate(experiment),
-        jax.device_put(experiment.data, everywhere),
+        place(experiment.data, everywhere),
         make_validation(experiment),
         folder,
+        records,
         outer_steps=recipe.outer.outer_steps,
         eval_every=recipe.report.eval_every,
         patience=recipe.report.patience,

@@ -1,5 +1,6 @@
 """The outer loop of a recipe: its steps, where it starts, and how a candidate is scored."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,8 +14,9 @@ from ddjax.core.losses import Params
 from ddjax.core.meta import Layout
 from ddjax.core.order import draw
 from ddjax.core.outer import Distiller, DistillState, Info, keys_of_step, make_distiller
+from ddjax.core.spread import place
 from ddjax.data import Split, make_draw_batch
-from ddjax.evaluation.measure import float32, score
+from ddjax.evaluation.measure import float32, score, spread_over_nets
 from ddjax.evaluation.real_sets import random_sets
 from ddjax.experiment.optimizer import make_optimizer
 from ddjax.experiment.setup import Experiment
@@ -112,8 +114,10 @@ def make_diagnosis(experiment: Experiment) -> Diagnose:
 def make_validation(experiment: Experiment) -> Validate:
     """Mean accuracy and loss on held-out training data, over the same networks every time; float32 throughout."""
     problem, valid = experiment.problem, experiment.outer(experiment.valid)
+    each, whole = spread_over_nets(len(jax.tree.leaves(experiment.starts.valid)[0]))
+    nets = place(experiment.starts.valid, each)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=whole)
     def scores(distilled: DistilledData, params_V: Params, valid: Split) -> tuple[jax.Array, jax.Array]:
         def one_network(params: Params) -> tuple[jax.Array, jax.Array]:
             params = unroll(problem.inner_loss, params, distilled, **problem.unroll_options)
@@ -123,4 +127,4 @@ def make_validation(experiment: Experiment) -> Validate:
             accuracy, loss = jax.vmap(one_network)(params_V)
         return jnp.mean(accuracy), jnp.mean(loss)
 
-    return lambda distilled: scores(distilled, experiment.starts.valid, valid)
+    return lambda distilled: scores(jax.device_get(distilled), nets, valid)  # which lie on the outer step's own devices

@@ -11,6 +11,7 @@ import jax
 
 from ddjax.errors import InputError, one_line
 from ddjax.storage.files import write_whole
+from ddjax.storage.processes import agreed, first_process, together
 
 Tree = TypeVar("Tree")
 _OVERHEAD = 64 * 1024  # bytes of a checkpoint beside its arrays, about
@@ -19,7 +20,8 @@ _OVERHEAD = 64 * 1024  # bytes of a checkpoint beside its arrays, about
 class Checkpoints(Generic[Tree]):
     """Checkpoints of one run in a folder, the newest two kept.
 
-    Each holds a digest of its files, written last: one without it was never finished, one that differs is damaged.
+    Each holds a digest of its files, written last: one without it was never finished, one that differs is damaged. Of several
+    processes all save and restore together, into a folder that all of them see.
     """
 
     def __init__(self, folder: Path):
@@ -39,11 +41,12 @@ class Checkpoints(Generic[Tree]):
         if self._manager.latest_step() == step:
             return
         try:
-            self._make_sure_of_room(tree)
-            self._manager.save(step, args=self._args.StandardSave(tree))
-            write_whole(self._folder / str(step) / "digest", self._digest(step))
+            with together():
+                agreed(lambda: self._make_sure_of_room(tree))
+                self._manager.save(step, args=self._args.StandardSave(tree))
+                agreed(lambda: write_whole(self._folder / str(step) / "digest", self._digest(step)))
         except (OSError, ValueError, RuntimeError) as error:  # the last two are TensorStore's for files
-            for left in (self._folder / str(step), *self._folder.glob(f"{step}.*")):
+            for left in (self._folder / str(step), *self._folder.glob(f"{step}.*")) if first_process() else ():
                 shutil.rmtree(left, ignore_errors=True)
             raise OSError(
                 f"the state after step {step} cannot be written to {self._folder}: {one_line(error)}"
@@ -58,22 +61,31 @@ class Checkpoints(Generic[Tree]):
         Raises:
           InputError: there are only damaged ones.
         """
+        intact, others = agreed(self._newest)
+        for step in others:
+            self._manager.delete(step)
+        if intact is None:
+            return like(0)
+        return cast(Tree, self._manager.restore(intact, args=self._args.StandardRestore(like(intact))))
+
+    def _newest(self) -> tuple[int | None, list[int]]:
+        """The newest step whose checkpoint is intact, None where there is none, and those that are in its way."""
+        unfinished: list[int] = []
         damaged: list[int] = []
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             digest = self._folder / str(step) / "digest"
             if not digest.is_file() and step == steps[0]:  # the last one may have been interrupted
-                self._manager.delete(step)
+                unfinished.append(step)
             elif not digest.is_file() or digest.read_bytes() != self._digest(step).encode():
                 damaged.append(step)
             else:
                 for newer in damaged:
                     print(f"the checkpoint of step {newer} is damaged: going on from step {step}", flush=True)
-                    self._manager.delete(newer)
-                return cast(Tree, self._manager.restore(step, args=self._args.StandardRestore(like(step))))
+                return step, [*unfinished, *damaged]
         if damaged:
             raise InputError(f"the checkpoints in {self._folder} are damaged: start again with another --out")
-        return like(0)
+        return None, unfinished
 
     def _make_sure_of_room(self, tree: Tree) -> None:
         """Raises OSError where there is none: TensorStore would say so in hundreds of lines."""

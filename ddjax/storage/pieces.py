@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ddjax.storage.files import write_whole
+from ddjax.storage.processes import agreed
 
 # How a piece comes about: (its number, what computes its arrays) -> its arrays.
 Piece = Callable[[int, Callable[[], list[np.ndarray]]], list[np.ndarray]]
@@ -15,7 +16,7 @@ Piece = Callable[[int, Callable[[], list[np.ndarray]]], list[np.ndarray]]
 
 def pieces(folder: Path, work: str) -> Piece:
     """Computes the pieces of the `work`, a digest of all that they depend on, and keeps them; those that `folder` has
-    already are read. What is left of other work goes.
+    already are read. What is left of other work goes. Of several processes, each of which has a folder, the first one's counts.
 
     Raises:
       OSError: a piece cannot be written.
@@ -27,14 +28,21 @@ def pieces(folder: Path, work: str) -> Piece:
 
     def piece(number: int, compute: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
         path = folder / f"{work}-{number}.npz"
-        try:
-            held = np.load(io.BytesIO(path.read_bytes()))
-            return [held[name] for name in held.files]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # there is none, or a damaged one
-            arrays = compute()
-            file = io.BytesIO()
-            np.savez(file, *arrays)
-            write_whole(path, file.getvalue())
-            return arrays
+        held = agreed(lambda: _held(path))
+        if held is not None:
+            return held
+        arrays = compute()
+        file = io.BytesIO()
+        np.savez(file, *arrays)
+        write_whole(path, file.getvalue())
+        return arrays
 
     return piece
+
+
+def _held(path: Path) -> list[np.ndarray] | None:
+    try:
+        held = np.load(io.BytesIO(path.read_bytes()))
+        return [held[name] for name in held.files]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # there is none, or a damaged one
+        return None

@@ -13,6 +13,7 @@ import numpy as np
 from ddjax.core.distilled import DistilledData
 from ddjax.core.outer import Distiller
 from ddjax.errors import InterruptedRunError
+from ddjax.storage.processes import Votes
 from ddjax.training import signals
 from ddjax.training.progress import Bar, say
 from ddjax.training.under_way import Diagnose, RunState, UnderWay, Validate, Watch
@@ -27,6 +28,7 @@ def run(
     dataset: Any,
     validate: Validate,
     folder: Path,
+    records: Path | None = None,
     *,
     outer_steps: int,
     eval_every: int,
@@ -49,6 +51,7 @@ def run(
       dataset: handed to the step; lives on the device.
       validate: scores of a candidate on held-out training data.
       folder: receives `checkpoints/`, `metrics.jsonl` and, with `frame`, `frames.npz`; must exist.
+      records: receives the last two instead, in a process that is not the first of several.
       outer_steps, eval_every: length, and steps between validations.
       patience: validations without a better iterate after which the run is over; None: it goes its whole length.
       checkpoint_every: seconds between checkpoints, at most; None: 60. The first come sooner, so that a run that is killed
@@ -61,7 +64,7 @@ def run(
       progress: whether to show a bar (or, where standard error is no terminal, a line a validation).
 
     Raises:
-      InterruptedRunError: SIGINT, SIGTERM or SIGHUP, after saving.
+      InterruptedRunError: SIGINT, SIGTERM or SIGHUP, to this process or another one of the run, after saving.
       OSError: the folder takes no checkpoint, which is tried before anything else.
       NonFiniteError: a loss or meta-gradient that is not finite, ten times in a row or once, after saving the state before
         it.
@@ -69,7 +72,9 @@ def run(
     step_fn = jax.jit(distiller.step, donate_argnums=1)
     start = distiller.init(distilled)
     info = step_fn.eval_shape(key, start, dataset)[1]
-    going = UnderWay(start, distilled, info, validate, folder, eval_every, frame, watch, strict, diagnose)
+    places = (folder / "checkpoints", folder if records is None else records)
+    going = UnderWay(start, info, validate, *places, eval_every, frame, watch, strict, diagnose)
+    votes = Votes()
     if not going.over(outer_steps, patience):
         going.save()
         # Before the bar, whose clock would count it as a step's; and before signals wait for the end of a step.
@@ -85,11 +90,12 @@ def run(
             if going.step % eval_every == 0 or going.step == outer_steps:
                 _report(bar, going.validated(bar), outer_steps)
             over = going.over(outer_steps, patience)
-            stop = noted[:1]  # looked at once: a signal between two looks would be obeyed without having been saved for
-            if stop or over or going.due(every):
+            # Looked at once: a signal between two looks would be obeyed without having been saved for.
+            stop, due = votes.count(next(iter(noted), 0), going.due(every), over)
+            if stop or over or due:
                 going.save()
             if stop:
-                raise InterruptedRunError(stop[0], going.step)
+                raise InterruptedRunError(stop, going.step)
     if going.step < outer_steps:
         best = int(going.current.best_step)
         say(f"ended at step {going.step} of {outer_steps}: nothing was better than step {best} (--patience)", progress)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddjax.core import losses
 from ddjax.core.losses import Params
@@ -18,6 +18,7 @@ from ddjax.evaluation.measure import score
 from ddjax.models import Model, model_of
 from ddjax.recipes import Recipe
 from ddjax.storage.pools import Pool, load_pool, read_pool, write_pool
+from ddjax.storage.processes import agreed, together
 from ddjax.training.fit import fit
 from ddjax.training.progress import Bar, say
 
@@ -86,8 +87,12 @@ def pretrain(
         "seed": seed,
         **(about or {}),
     }
-    begun = _begun(path, settings, model, resume)
-    _grow(path, settings, begun, test_nets + num_nets, _trainer(model, dataset, training, changed_by, seed), progress)
+    with together():
+        begun = _begun(path, settings, model, resume)
+        agreed(lambda: None)  # all have read before the first one writes
+        _grow(
+            path, settings, begun, test_nets + num_nets, _trainer(model, dataset, training, changed_by, seed), progress
+        )
     return load_pool(path, model.init)
 
 
@@ -133,15 +138,16 @@ def _trainer(model: Model, dataset: Dataset, training: Training, augment: Augmen
         params = fit(batches_key, loss, start, real, draw_batch, steps=training.steps, lr=training.lr)
         return params, score(model.apply, params, test)[0]
 
-    each, whole = PartitionSpec("nets"), PartitionSpec()
+    each, whole, mesh = PartitionSpec("nets"), PartitionSpec(), Mesh(np.array(jax.devices()), ("nets",))
     train = jax.jit(
         jax.shard_map(
             jax.vmap(one_network, in_axes=(0, None, None)),
-            mesh=Mesh(np.array(jax.devices()), ("nets",)),
+            mesh=mesh,
             in_specs=(each, whole, whole),
             out_specs=each,
             check_vma=False,
-        )
+        ),
+        out_shardings=NamedSharding(mesh, whole),  # so that each process has all of them
     )
     return lambda numbers: train(numbers, real, test)
 
@@ -181,7 +187,7 @@ def _grow(
     nets, accuracy, promised = begun
 
     def write(wanted: int) -> None:
-        write_pool(path, nets, {**settings, "wanted": wanted, "accuracy": accuracy})
+        agreed(lambda: write_pool(path, nets, {**settings, "wanted": wanted, "accuracy": accuracy}))
 
     if promised > len(accuracy) >= wanted:  # enough of an unfinished pool is a finished one
         write(len(accuracy))

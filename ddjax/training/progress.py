@@ -1,15 +1,19 @@
-"""What a person at the terminal sees of long work: a bar, or lines where standard error is no terminal."""
+"""What a person at the terminal sees of long work: a bar, or lines where standard error is no terminal.
+
+Of several processes the first speaks."""
 
 import sys
 from types import TracebackType
 
 from tqdm import tqdm
 
+from ddjax.storage import processes
+
 
 def say(what: str, progress: bool = True) -> None:
     """One line on what is done now, where there is `progress` to be shown: where a bar would be on a terminal, else where
     lines are."""
-    if progress:
+    if progress and processes.first_process():
         print(what, file=sys.stderr if sys.stderr.isatty() else sys.stdout, flush=True)
 
 
@@ -23,6 +27,7 @@ class Bar:
     """
 
     def __init__(self, first: int, total: int, unit: str, progress: bool):
+        progress = progress and processes.first_process()
         disable = None if progress else True  # None: where standard error is no terminal
         self._bar = tqdm(initial=first, total=total, unit=unit, disable=disable, dynamic_ncols=True, smoothing=0.1)
         self._lines = progress and self._bar.disable

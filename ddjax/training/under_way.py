@@ -35,8 +35,8 @@ class RunState(NamedTuple):
 
     state: DistillState
     best: DistilledData
-    best_accuracy: jax.Array
-    best_step: jax.Array
+    best_accuracy: np.ndarray
+    best_step: np.ndarray
     recent: Info
 
 
@@ -46,10 +46,10 @@ class UnderWay:
     def __init__(
         self,
         start: DistillState,
-        distilled: DistilledData,
         info: Info,
         validate: Validate,
-        folder: Path,
+        checkpoints: Path,
+        records: Path,
         eval_every: int,
         frame: Callable[[DistilledData], np.ndarray] | None,
         watch: Watch | None,
@@ -58,20 +58,20 @@ class UnderWay:
     ):
         def like(step: int) -> RunState:
             recent = jax.tree.map(lambda leaf: np.zeros((1 + step % eval_every, *leaf.shape), leaf.dtype), info)
-            best = jax.tree.map(jnp.copy, distilled)
-            return RunState(start, best, jnp.full((), -1.0), jnp.full((), -1, jnp.int32), recent)
+            best = jax.tree.map(jnp.copy, start.distilled)
+            return RunState(start, best, np.full((), -1.0, np.float32), np.full((), -1, np.int32), recent)
 
-        self._checkpoints: Checkpoints[RunState] = Checkpoints(folder / "checkpoints")
+        self._checkpoints: Checkpoints[RunState] = Checkpoints(checkpoints)
         self.current = self._checkpoints.restore(like)
         self.step = int(self.current.state.step)
         self._every = eval_every
         self._infos = [jax.tree.map(operator.itemgetter(i), self.current.recent) for i in range(self.step % eval_every)]
-        self._log = MetricsLog(folder / "metrics.jsonl", self.step)
+        self._log = MetricsLog(records / "metrics.jsonl", self.step)
         self._validate, self._has_validated = validate, False
         self._watch = watch
         self._unseen: Info | None = None  # of the newest step, which nobody has looked at
         self._in_a_row, self._most_skipped, self._diagnose = 0, 1 if strict else MOST_SKIPPED, diagnose
-        self._frame, self._frames = frame, Frames(folder / "frames.npz", self.step)
+        self._frame, self._frames = frame, Frames(records / "frames.npz", self.step)
         if self.step == 0:
             self._keep_frame()
         self.saved_at = time.monotonic()
@@ -111,8 +111,8 @@ class UnderWay:
         best = max(accuracy, average_accuracy)
         if best > self.current.best_accuracy:
             kept = jax.tree.map(jnp.copy, candidates[winner])
-            step = jnp.copy(state.step)
-            self.current = self.current._replace(best=kept, best_accuracy=jnp.asarray(best), best_step=step)
+            step = np.asarray(jax.device_get(state.step))
+            self.current = self.current._replace(best=kept, best_accuracy=np.asarray(best, np.float32), best_step=step)
         infos = jax.device_get(self._infos)
         good = [info for info in infos if info.finite] or infos
         norms = {name: float(np.median([getattr(i.grad_norms, name) for i in good])) for name in DistilledData._fields}
