@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from pathlib import Path
@@ -13,12 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from test_own_data import write_records
 
 import ddjax
 from ddjax.core import losses
 from ddjax.data import Dataset, Split, Standardise, hold_out, make_augment, make_draw_batch, memory
 from ddjax.data.ahead import fetching
 from ddjax.data.host import Ahead, OnHost
+from ddjax.data.mapped import filled
 from ddjax.data.sampling import drawn_rows
 from ddjax.data.splitting import stratified_part
 from ddjax.errors import InputError, InterruptedRunError
@@ -335,3 +339,40 @@ def test_damage_is_noticed_in_a_file_that_is_mapped(tmp_path, monkeypatch):
     (tmp_path / "own.npz").write_bytes(content)
     with pytest.raises(InputError, match=r"x_train is damaged: write the file again"):
         read(tmp_path / "own.npz", monkeypatch, "0")
+
+
+def test_pictures_of_a_folder_go_into_a_file_that_nobody_sees(tmp_path, monkeypatch):
+    for number, (x, y) in enumerate(zip(X[:24], Y[:24], strict=True)):
+        place = tmp_path / "pets" / ("train" if number < 16 else "test") / "abcd"[y]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[..., 0]).save(place / f"{number}.png")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    whole, mapped = (read(tmp_path / "pets", monkeypatch, share) for share in ("1", "0"))
+    assert lies_in_file(mapped.x_train) and not lies_in_file(whole.x_train)
+    assert mapped.source == whole.source and sorted(tmp_path.rglob("*")) == before
+    same(mapped.x_train, whole.x_train)
+
+
+def test_prepared_records_are_decoded_into_a_file_and_their_cache_stays_in_its_own(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(num_classes=CLASSES)
+    features = {"picture": tfds.features.Image(shape=SHAPE), "label": label}
+    records = [{"picture": Image.fromarray(x[..., 0]), "label": int(y)} for x, y in zip(X[:40], Y[:40], strict=True)]
+    write_records(tmp_path, "own", features, {"train": records[:24], "test": records[24:]})
+    found = []
+    for share in ("0", "0", "1"):
+        monkeypatch.setenv(memory.SHARE, share)
+        found.append(ddjax.load_dataset("own", data_dir=tmp_path))
+    first, second, whole = found
+    assert lies_in_file(first.x_train) and lies_in_file(second.x_train) and not lies_in_file(whole.x_train)
+    for one in (first, second):
+        same((one.x_train, one.y_train, one.x_test), (whole.x_train, whole.y_train, whole.x_test))
+
+
+def test_so_many_arrays_and_no_others():
+    same(filled(3, iter(X[:3])), X[:3])
+    for count in (2, 4):
+        with pytest.raises(ValueError, match="zip"):
+            filled(count, iter(X[:3]))

@@ -1,6 +1,9 @@
-"""Arrays of an .npz file that are too large for the memory: mapped from where they lie in the file."""
+"""Arrays that are too large for the memory: mapped from where they lie in an .npz file, or into one that nobody else sees."""
 
+import math
+import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +42,23 @@ def array_of(path: Path, archive: Any, name: str) -> Any:
         member.header_offset + 30 + int.from_bytes(before[26:28], "little") + int.from_bytes(before[28:30], "little")
     )
     return np.memmap(path, dtype, "r", start + header, shape)
+
+
+def filled(count: int, arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """So many arrays of one shape and type, one after the other, as one [count, ...].
+
+    In memory where that takes no more than `memory.share` of it; else in a temporary file, in $TMPDIR, that is gone when the
+    process is.
+    """
+    each = iter(arrays)
+    first = next(each)
+    shape = (count, *first.shape)
+    if memory.fits_host(math.prod(shape) * first.itemsize):
+        result: np.ndarray = np.empty(shape, first.dtype)
+    else:
+        with tempfile.TemporaryFile(prefix="ddjax.") as file:
+            result = np.memmap(file, first.dtype, "w+", shape=shape)
+    result[0] = first
+    for i, array in zip(range(1, count), each, strict=True):
+        result[i] = array
+    return result
