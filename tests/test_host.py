@@ -1,5 +1,6 @@
 """Data sets that stay on the host: the same bits as on the device, whatever reads them, in a file as in memory."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ from test_own_data import write_records
 
 import ddjax
 from ddjax.core import losses
+from ddjax.core.distilled import DistilledData
+from ddjax.core.outer import Distiller, DistillState, Info, keys_of_step
 from ddjax.data import Dataset, Split, Standardise, hold_out, make_augment, make_draw_batch, memory
 from ddjax.data.ahead import fetching
 from ddjax.data.host import Ahead, OnHost
@@ -28,6 +31,8 @@ from ddjax.data.splitting import stratified_part
 from ddjax.errors import InputError, InterruptedRunError
 from ddjax.evaluation.measure import predictions, score
 from ddjax.evaluation.real_sets import normalised
+from ddjax.experiment.outer import feeding
+from ddjax.experiment.setup import set_up
 from ddjax.models import model_of
 from ddjax.recipes import Network
 from ddjax.training import loop, progress
@@ -77,12 +82,18 @@ def test_what_is_larger_than_its_share_of_a_device_stays_on_the_host(monkeypatch
 
 
 def test_a_device_with_memory_of_its_own_is_asked(monkeypatch):
-    class Accelerator:
-        def memory_stats(self):
-            return {"bytes_limit": 400}
+    @dataclasses.dataclass
+    class Device:
+        told: dict | None
 
-    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator()] * 2)
+        def memory_stats(self):
+            return self.told
+
+    monkeypatch.setattr(memory, "available", lambda: 400)
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device({"bytes_limit": 400})] * 2)
     assert memory.fits_device(100) and not memory.fits_device(101)
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(None)] * 2)  # those of a CPU have the machine's in common
+    assert memory.fits_device(50) and not memory.fits_device(51)
 
 
 def test_memory_is_what_is_free():
@@ -195,6 +206,35 @@ def test_the_rows_of_a_batch_are_those_of_its_key(changes):
     _, targets = make_draw_batch(16, N, *augments)(jax.random.key(1), numbered)
     rows, keys = drawn_rows(jax.random.key(1), 16, N, changes)
     assert np.argmax(targets, axis=1).tolist() == rows.tolist() and len(keys) == changes
+
+
+def test_what_is_fetched_for_a_step_is_what_it_draws(monkeypatch):
+    """And so none of it is not a number: of every change to a batch, and of every step, the key is the same."""
+    monkeypatch.setenv(memory.SHARE, "0")
+    experiment = set_up(RECIPE.replace(siamese="flip"), dataset=own())
+    draw = make_draw_batch(32, CLASSES, experiment.augment, experiment.siamese)
+    with feeding(experiment, experiment.key, experiment.data, None) as feed:
+        for step in (0, 1, 5):
+            batch_key = keys_of_step(experiment.key, jnp.int32(step))[0]
+            split, init = feed(step)
+            assert init is experiment.starts.draw and np.isfinite(draw(batch_key, split)[0]).all()
+            numbered = Split.on_device(X, Y, TRANSFORM)._replace(labels=jnp.arange(len(experiment.train.labels)))
+            rows = np.argmax(make_draw_batch(32, N, *experiment[5:7])(batch_key, numbered)[1], axis=1)
+            np.testing.assert_array_equal(split.fetched, experiment.train.inputs[rows])
+
+
+def test_each_step_is_fed_by_its_number(tmp_path):
+    def step(key, state, dataset):
+        info = Info(jnp.ones(()), DistilledData(*jnp.ones(3)), dataset == state.step)
+        return state._replace(step=state.step + 1), info
+
+    def twice(first):
+        return [jax.tree.map(jnp.copy, first) for _ in range(2)]
+
+    start = DistilledData(jnp.zeros((1, 1, 1)), jnp.zeros((1, 1, 1)), jnp.zeros((1, 1)))
+    distiller = Distiller(lambda first: DistillState(jnp.zeros((), jnp.int32), *twice(first), ()), step)
+    parts = (jax.random.key(0), distiller, start, jnp.int32, lambda d: (jnp.zeros(()), jnp.zeros(())), tmp_path)
+    loop.run(*parts, outer_steps=4, eval_every=4, strict=True, progress=False)
 
 
 def stopping(monkeypatch, step):
