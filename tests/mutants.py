@@ -620,6 +620,8 @@ MUTANTS = (
     Mutant("rows on the host are those of the whole", "data/host.py",
            "self.array[self.rows[np.asarray(index) if isinstance(index, jax.Array) else index]]", "self.array[index]",
            (f"{HOST}::test_parts_on_the_host_are_no_copies",), named=True),
+    Mutant("what is compiled keeps examples", "data/host.py", "partial(_rows, weakref.ref(self))", "self.__getitem__",
+           (f"{HOST}::test_what_is_compiled_keeps_no_examples",)),
     Mutant("a batch of other rows is taken", "data/host.py",
            "jnp.where(jnp.array_equal(rows, self.rows), self.transform(self.fetched), jnp.nan)",
            "self.transform(self.fetched)", (f"{HOST}::test_what_was_fetched_for_another_step_is_not_a_number",),

@@ -1,6 +1,7 @@
 """Data sets that stay on the host: the same bits as on the device, whatever reads them, in a file as in memory."""
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -129,6 +131,17 @@ def test_rows_are_read_alike_within_a_jitted_function():
         found, expected = (jax.jit(read)(split) for split in (HOST, DEVICE))
         same(found, expected)
     np.testing.assert_allclose(jax.jit(HOST.read)(rows[0]), TRANSFORM(X[[5, 0, 239]]), atol=1e-6)
+
+
+def test_what_is_compiled_keeps_no_examples():
+    split = HOST._replace(inputs=OnHost(X.copy(), np.arange(N)))
+    read = jax.jit(lambda split: split.read(jnp.arange(3)))
+    same(read(split), read(HOST))
+    array = weakref.ref(split.inputs.array)
+    del split
+    gc.collect()
+    assert array() is None
+    same(read(HOST), read(DEVICE))
 
 
 def test_batches_scores_predictions_and_training_are_alike():

@@ -5,7 +5,9 @@ test, validation, ordinary training. The outer step is handed the rows that it w
 before it ran (`Ahead`). Either way the numbers are those of examples on the device, bit for bit.
 """
 
+import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +17,6 @@ import numpy as np
 from ddjax.data.transforms import Transform
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True, eq=False)
 class OnHost:
     """Rows of an array that stays on the host; indexed as an array [N, ...] is. A pytree without leaves.
@@ -51,11 +52,25 @@ class OnHost:
         if not isinstance(index, jax.core.Tracer):
             return self.array[self.rows[np.asarray(index) if isinstance(index, jax.Array) else index]]
         result = jax.ShapeDtypeStruct((*index.shape, *self.shape[1:]), self.dtype)
-        return jax.pure_callback(self.__getitem__, result, index, vmap_method="broadcast_all")
+        return jax.pure_callback(partial(_rows, weakref.ref(self)), result, index, vmap_method="broadcast_all")
 
     def part(self, rows: np.ndarray) -> "OnHost":
         """The examples of these numbers, int [n]."""
         return OnHost(self.array, self.rows[rows])
+
+
+def _alive(held: "weakref.ref[OnHost]") -> OnHost:
+    examples = held()
+    assert examples is not None, "what a jitted function is given lives as long as that runs"
+    return examples
+
+
+def _rows(held: "weakref.ref[OnHost]", index: Any) -> np.ndarray:
+    return np.asarray(_alive(held)[index])
+
+
+# By weak references, since JAX keeps what it has compiled, and the structures of its arguments, for as long as it runs.
+jax.tree_util.register_pytree_node(OnHost, lambda held: ((), weakref.ref(held)), lambda held, _: _alive(held))
 
 
 class Ahead(NamedTuple):
