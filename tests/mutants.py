@@ -135,8 +135,8 @@ MUTANTS = (
     # Augmentation of real minibatches
     Mutant("augment is ignored", "experiment/setup.py", "make_augment(recipe.data.augment,", 'make_augment("none",',
            of_setting("augment"), named=True),
-    Mutant("outer steps are not augmented", "experiment/outer.py", "for augment in (experiment.augment,",
-           "for augment in (None,", (AUGMENTED,), named=True),
+    Mutant("outer steps are not augmented", "experiment/outer.py", "return experiment.augment, siamese",
+           "return None, siamese", (AUGMENTED,), named=True),
     Mutant("training on all the data is not augmented", "experiment/outcome.py", "augment=experiment.augment",
            "augment=None", (AUGMENTED,), named=True),
     Mutant("training on all the data is not augmented, further down", "training/fit.py",

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.inits import Init
@@ -53,11 +53,11 @@ def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     return Distiller(from_weights(experiment.starts.draw).init, step)
 
 
-def _changes(experiment: Experiment) -> list[Augment]:
+def _changes(experiment: Experiment) -> tuple[Augment | None, Augment | None]:
     """What real batches go through as they are drawn."""
     # Where the problem changes both sides alike, batches come without.
     siamese = None if experiment.problem.real_view is not None else experiment.siamese
-    return [augment for augment in (experiment.augment, siamese) if augment is not None]
+    return experiment.augment, siamese
 
 
 @contextmanager
@@ -72,13 +72,15 @@ def feeding(experiment: Experiment, key: jax.Array, data: tuple[Split, Init], me
     if not isinstance(split.inputs, OnHost):
         yield lambda step: data
         return
-    size, examples, changes = experiment.recipe.outer.batch_size, split.labels.shape[0], len(_changes(experiment))
+    size, examples = experiment.recipe.outer.batch_size, split.labels.shape[0]
+    changes = sum(change is not None for change in _changes(experiment))
 
-    @jax.jit
     def rows(key: jax.Array, step: jax.Array) -> jax.Array:
         return drawn_rows(keys_of_step(key, step)[0], size, examples, changes)[0]
 
-    with fetching(split, lambda step: rows(key, np.int32(step)), mesh) as fetched:
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    rows_of = jax.jit(rows, out_shardings=everywhere)
+    with fetching(split, lambda step: rows_of(key, np.int32(step)), mesh) as fetched:
         yield lambda step: (fetched(step), init)
 
 
