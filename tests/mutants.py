@@ -35,6 +35,7 @@ class Mutant(NamedTuple):
 
 
 W = "tests/test_wiring.py"
+HOST = "tests/test_host.py"
 WATCHED = f"{W}::test_each_split_is_read_for_what_it_is_for"
 STREAMS = f"{W}::test_each_draw_has_a_stream_of_its_own"
 SIZES = f"{W}::test_a_step_has_the_networks_the_batch_and_the_memory_that_are_asked_for"
@@ -134,8 +135,8 @@ MUTANTS = (
     # Augmentation of real minibatches
     Mutant("augment is ignored", "experiment/setup.py", "make_augment(recipe.data.augment,", 'make_augment("none",',
            of_setting("augment"), named=True),
-    Mutant("outer steps are not augmented", "experiment/outer.py", "augments = (experiment.augment,",
-           "augments = (None,", (AUGMENTED,), named=True),
+    Mutant("outer steps are not augmented", "experiment/outer.py", "return experiment.augment, siamese",
+           "return None, siamese", (AUGMENTED,), named=True),
     Mutant("training on all the data is not augmented", "experiment/outcome.py", "augment=experiment.augment",
            "augment=None", (AUGMENTED,), named=True),
     Mutant("training on all the data is not augmented, further down", "training/fit.py",
@@ -604,6 +605,53 @@ MUTANTS = (
            "draw_batch(key, split)", (f"{BASELINES}::test_each_step_of_ordinary_training_draws_its_own_batch",)),
     Mutant("every network of ordinary training is the first", "training/fit.py", "lambda p: p[j % len(p)]",
            "lambda p: p[0]", (f"{BASELINES}::test_full_data_starts_from_the_given_networks_in_turn",)),
+    # Examples that stay on the host
+    Mutant("examples never stay on the host", "data/dataset.py",
+           "cls.on_device if memory.fits_device(nbytes) else cls.on_host", "cls.on_device",
+           (f"{HOST}::test_what_is_larger_than_its_share_of_a_device_stays_on_the_host",)),
+    Mutant("the devices of a CPU have a memory each", "data/memory.py", "available() // len(devices)", "available()",
+           (f"{HOST}::test_a_device_with_memory_of_its_own_is_asked",)),
+    Mutant("a device is not asked for its memory", "data/memory.py", '(device.memory_stats() or {})', "{}",
+           (f"{HOST}::test_a_device_with_memory_of_its_own_is_asked",)),
+    Mutant("the share that examples may fill is ignored", "data/memory.py", "os.environ.get(SHARE, str(_SHARE))",
+           "str(_SHARE)", (f"{HOST}::test_what_is_larger_than_its_share_of_a_device_stays_on_the_host",)),
+    Mutant("a part on the host has other rows", "data/host.py", "OnHost(self.array, self.rows[rows])",
+           "OnHost(self.array, rows)", (f"{HOST}::test_parts_on_the_host_are_no_copies",), named=True),
+    Mutant("rows on the host are those of the whole", "data/host.py",
+           "self.array[self.rows[np.asarray(index) if isinstance(index, jax.Array) else index]]", "self.array[index]",
+           (f"{HOST}::test_parts_on_the_host_are_no_copies",), named=True),
+    Mutant("what is compiled keeps examples", "data/host.py", "partial(_rows, weakref.ref(self))", "self.__getitem__",
+           (f"{HOST}::test_what_is_compiled_keeps_no_examples",)),
+    Mutant("a batch of other rows is taken", "data/host.py",
+           "jnp.where(jnp.array_equal(rows, self.rows), self.transform(self.fetched), jnp.nan)",
+           "self.transform(self.fetched)", (f"{HOST}::test_what_was_fetched_for_another_step_is_not_a_number",),
+           named=True),
+    Mutant("no batch is fetched ahead", "data/ahead.py",
+           "pending[step + 1] = thread.submit(fetch, rows_of(step + 1))", "pass",
+           (f"{HOST}::test_a_batch_is_fetched_while_the_step_before_runs",)),
+    Mutant("whatever was fetched is handed out", "data/ahead.py", "pending.pop(step, None)",
+           "pending.pop(max(pending, default=step), None)",
+           (f"{HOST}::test_a_batch_is_fetched_while_the_step_before_runs",), named=True),
+    Mutant("rows are fetched by the key of the networks", "experiment/outer.py", "keys_of_step(key, step)[0], size",
+           "keys_of_step(key, step)[1], size", (f"{HOST}::test_what_is_fetched_for_a_step_is_what_it_draws",), named=True),
+    Mutant("rows are fetched as of a batch that nothing changes", "experiment/outer.py", "size, examples, changes)[0]",
+           "size, examples, 0)[0]", (f"{HOST}::test_what_is_fetched_for_a_step_is_what_it_draws",), named=True),
+    Mutant("every step is fed as the first", "training/loop.py", "going.current.state, feed(going.step)))",
+           "going.current.state, feed(0)))", (f"{HOST}::test_each_step_is_fed_by_its_number",), named=True),
+    Mutant("an array that is mapped is not checked", "data/mapped.py", "while content.read(_PIECE):", "while False:",
+           (f"{HOST}::test_damage_is_noticed_in_a_file_that_is_mapped",)),
+    Mutant("an archive is always read whole", "data/mapped.py", "memory.fits_host(member.file_size)", "True",
+           (f"{HOST}::test_a_large_archive_stays_in_its_file",)),
+    Mutant("an array is mapped from the wrong place", "data/mapped.py", "start + header, shape", "start, shape",
+           (f"{HOST}::test_a_large_archive_stays_in_its_file",), named=True),
+    Mutant("what is decoded is held in memory", "data/mapped.py",
+           "if memory.fits_host(math.prod(shape) * first.itemsize):", "if True:",
+           (f"{HOST}::test_pictures_of_a_folder_go_into_a_file_that_nobody_sees",)),
+    Mutant("the cache of a prepared set is read whole", "data/prepared.py", "array_of(path, archive, name)",
+           "archive[name]",
+           (f"{HOST}::test_prepared_records_are_decoded_into_a_file_and_their_cache_stays_in_its_own",)),
+    Mutant("more than the memory is read at once", "evaluation/real_sets.py", "if nbytes > free:", "if False:",
+           (f"{HOST}::test_what_has_to_be_in_memory_all_at_once_is_one_line",)),
 )
 # fmt: on
 

@@ -136,7 +136,8 @@ def exact(folder: Path, nets):
         layout = devices.make_layout(nets, 16)
         distiller = make_distiller(problem, optax.adam(0.05), draw, num_nets=nets, ema_decay=0.9, layout=layout)
         everywhere = replicated(layout.mesh)
-        arguments = (start, place((inputs, targets), everywhere), lambda d: validate(jax.device_get(d)), folder)
+        data = place((inputs, targets), everywhere)
+        arguments = (start, lambda step: data, lambda d: validate(jax.device_get(d)), folder)
         folder.mkdir(exist_ok=True)
         records = None if processes.first_process() else folder / "others"
         if records is not None:

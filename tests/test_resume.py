@@ -93,7 +93,7 @@ def distil(folder: Path, **changes) -> under_way.RunState:
     folder.mkdir(exist_ok=True)
     options = {"outer_steps": STEPS, "eval_every": EVERY, "progress": False} | changes
     distiller, scores = options.pop("distiller", DISTILLER), options.pop("validate", validate)
-    return run.run(jax.random.key(0), distiller, FIRST, (INPUTS, TARGETS), scores, folder, **options)
+    return run.run(jax.random.key(0), distiller, FIRST, lambda step: (INPUTS, TARGETS), scores, folder, **options)
 
 
 @pytest.fixture

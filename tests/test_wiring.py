@@ -307,7 +307,7 @@ def test_the_candidate_that_does_better_is_kept(tmp_path):
                 jax.random.key(0),
                 distiller,
                 start,
-                None,
+                lambda number: None,
                 lambda d: (d.images[0, 0, 0], 1 - d.images[0, 0, 0]),
                 tmp_path,
             ),
@@ -517,7 +517,7 @@ def computed(recipe):
         key,
         distiller,
         distilled,
-        dataset,
+        feed,
         validate,
         folder,
         *,
@@ -531,7 +531,7 @@ def computed(recipe):
         watch,
         progress,
     ):
-        state = distiller.init(distilled)
+        state, dataset = distiller.init(distilled), feed(0)
         for program in (
             jax.make_jaxpr(distiller.step)(key, state, dataset),
             jax.make_jaxpr(validate)(distilled),

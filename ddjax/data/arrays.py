@@ -112,9 +112,9 @@ def _inputs(where: str, name: str, array: np.ndarray) -> np.ndarray:
         fail(where, f"{name} has shape {list(array.shape)}, channels first", "move the channels last: [N, H, W, C]")
     if array.dtype != np.uint8:
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the next lines report
-            array = array.astype(np.float32)
-        bad = ~np.isfinite(array)
-        if bad.any():
+            array = array.astype(np.float32, copy=False)
+        if not all(np.isfinite(part).all() for part in np.array_split(array, 1 + array.nbytes // 2**28)):
+            bad = ~np.isfinite(array)
             first = [int(i) for i in np.unravel_index(bad.argmax(), bad.shape)]
             count = int(bad.sum())
             defect = f"{name} has {count} value{'s' * (count != 1)} not finite in float32, the first at {first}"

@@ -1,7 +1,7 @@
-"""A data set in memory, and its parts on the device.
+"""A data set in memory or in a file, and its parts on the device or, where they are too large for it, on the host.
 
 Pixels stay as they are stored (uint8 wherever possible) until a batch is drawn: the transform happens inside the jitted
-step, so a device holds one byte a pixel and nothing crosses from the host.
+step, so a device holds one byte a pixel, and nothing crosses from the host but rows of what is too large for it.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddjax.data import memory
+from ddjax.data.host import OnHost
 from ddjax.data.transforms import Standardise, Transform, Whiten
 from ddjax.errors import InputError
 
@@ -83,16 +85,52 @@ def whitened(dataset: Dataset, regulariser: float) -> Dataset:
 
 
 class Split(NamedTuple):
-    """Examples on the device, as stored. A pytree, so it passes through jit as an argument.
+    """Examples as stored, on the device or, where they are too large for it, on the host. A pytree, so it passes through jit
+    as an argument.
 
-    inputs: [N, ...] uint8 or float32. labels: [N] int32. transform: what makes of `inputs` what a network reads.
+    inputs: [N, ...] uint8 or float32. labels: [N] int32, on the device. transform: what makes of `inputs` what a network
+    reads.
     """
 
-    inputs: jax.Array
+    inputs: jax.Array | OnHost
     labels: jax.Array
     transform: Transform
 
     @classmethod
-    def on_device(cls, inputs: np.ndarray, labels: np.ndarray, transform: Transform) -> "Split":
-        """The same, of arrays in NumPy."""
-        return cls(jnp.asarray(inputs), jnp.asarray(labels), jax.tree.map(jnp.asarray, transform))
+    def of(
+        cls, inputs: np.ndarray, labels: np.ndarray, transform: Transform, rows: np.ndarray | slice = slice(None)
+    ) -> "Split":
+        """These rows of arrays in NumPy: on the device where they take no more than `memory.share` of it, else on the host,
+        where they are no copy."""
+        numbers = np.arange(len(inputs))[rows]
+        nbytes = len(numbers) * inputs[:1].nbytes
+        place = cls.on_device if memory.fits_device(nbytes) else cls.on_host
+        return place(inputs, labels, transform, rows)
+
+    @classmethod
+    def on_device(
+        cls, inputs: np.ndarray, labels: np.ndarray, transform: Transform, rows: np.ndarray | slice = slice(None)
+    ) -> "Split":
+        """The same on the device, whatever their size."""
+        return cls(jnp.asarray(inputs[rows]), jnp.asarray(labels[rows]), jax.tree.map(jnp.asarray, transform))
+
+    @classmethod
+    def on_host(
+        cls, inputs: np.ndarray, labels: np.ndarray, transform: Transform, rows: np.ndarray | slice = slice(None)
+    ) -> "Split":
+        """The same on the host, whatever their size."""
+        held = OnHost(inputs, np.arange(len(inputs))[rows])
+        return cls(held, jnp.asarray(labels[rows]), jax.tree.map(jnp.asarray, transform))
+
+    def read(self, rows: jax.Array) -> jax.Array:
+        """The examples of `rows`, int32 [n], within a jitted function, as a network reads them: float32 [n, ...]."""
+        if isinstance(self.inputs, OnHost):
+            stored: jax.Array = self.inputs[rows]
+        else:
+            stored = self.inputs.at[rows].get(mode="promise_in_bounds")
+        return self.transform(stored)
+
+    def part(self, rows: np.ndarray) -> "Split":
+        """The examples of these numbers, int [n]."""
+        inputs = self.inputs.part(rows) if isinstance(self.inputs, OnHost) else self.inputs[rows]
+        return self._replace(inputs=inputs, labels=self.labels[rows])

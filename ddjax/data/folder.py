@@ -9,6 +9,7 @@ import numpy as np
 
 from ddjax.data.arrays import checked_dataset, fail, split_off
 from ddjax.data.dataset import Dataset
+from ddjax.data.mapped import filled
 from ddjax.data.pictures import Shape, converted
 from ddjax.errors import InputError
 
@@ -113,10 +114,11 @@ def _read(where: str, files: list[Path], mode: str, shape: Shape | None) -> np.n
     """[N, H, W, C] uint8."""
     from PIL import ImageOps
 
-    pictures = []
-    for file in files:
-        with _opened(where, file) as picture:
-            array = np.asarray(ImageOps.exif_transpose(picture).convert(mode))
-        array = array[..., None] if array.ndim == 2 else array
-        pictures.append(array if shape is None else converted(array, shape))
-    return np.stack(pictures)
+    def pictures() -> Iterator[np.ndarray]:
+        for file in files:
+            with _opened(where, file) as picture:
+                array = np.asarray(ImageOps.exif_transpose(picture).convert(mode))
+            array = array[..., None] if array.ndim == 2 else array
+            yield array if shape is None else converted(array, shape)
+
+    return filled(len(files), pictures())

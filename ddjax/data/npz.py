@@ -10,6 +10,7 @@ import numpy as np
 
 from ddjax.data.arrays import checked_dataset, fail
 from ddjax.data.dataset import Dataset, MissingDataError
+from ddjax.data.mapped import array_of
 from ddjax.errors import InputError
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
@@ -66,7 +67,7 @@ def _read_members(path: Path, archive: Any) -> dict[str, np.ndarray]:
     arrays = {}
     for name in (*_REQUIRED, *(name for name in _OPTIONAL if name in archive.files)):
         try:
-            arrays[name] = archive[name]
+            arrays[name] = array_of(path, archive, name)
         except MemoryError:
             fail(str(path), f"{name} is damaged, or larger than the memory", "write it again, or use fewer examples")
         except ARCHIVE_DAMAGE as error:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ddjax.data.catalogue import CATALOGUE, records
 from ddjax.data.dataset import Dataset, MissingDataError
+from ddjax.data.mapped import array_of
 from ddjax.data.npz import ARCHIVE_DAMAGE
 from ddjax.data.transforms import Standardise
 from ddjax.errors import InputError
@@ -141,7 +142,7 @@ def _read_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if str(archive["key"]) != key:
                 return None
-            return {name: archive[name] for name in _ARRAYS}
+            return {name: array_of(path, archive, name) for name in _ARRAYS}
     except (MemoryError, *ARCHIVE_DAMAGE):
         return None
 

@@ -25,7 +25,7 @@ def stratified_part(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def hold_out(dataset: Dataset, fraction: float = 1 / 12, seed: int = 0) -> tuple[Split, Split, Split]:
-    """Holds out a stratified `fraction` of the training examples for validation: (train, valid, test) on the device.
+    """Holds out a stratified `fraction` of the training examples for validation: (train, valid, test), see `Split.of`.
 
     The same seed gives the same parts on every platform. Each class has at least one example in train and in valid.
 
@@ -45,7 +45,7 @@ def hold_out(dataset: Dataset, fraction: float = 1 / 12, seed: int = 0) -> tuple
     valid = stratified_part(dataset.y_train, round(len(dataset.y_train) * fraction), seed)
     transform = dataset.transform
     return (
-        Split.on_device(dataset.x_train[~valid], dataset.y_train[~valid], transform),
-        Split.on_device(dataset.x_train[valid], dataset.y_train[valid], transform),
-        Split.on_device(dataset.x_test, dataset.y_test, transform),
+        Split.of(dataset.x_train, dataset.y_train, transform, ~valid),
+        Split.of(dataset.x_train, dataset.y_train, transform, valid),
+        Split.of(dataset.x_test, dataset.y_test, transform),
     )

@@ -112,7 +112,7 @@ def score(apply: Apply, params: Params, split: Split) -> tuple[jax.Array, jax.Ar
     def batch_score(totals: Any, batch: Any) -> tuple[Any, None]:
         rows, counted = batch
         labels = split.labels[rows]
-        logits = apply(params, split.transform(split.inputs[rows]))
+        logits = apply(params, split.read(rows))
         hits = jnp.argmax(logits, axis=-1) == labels
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
         return (totals[0] + jnp.sum(hits & counted), totals[1] + jnp.sum(jnp.where(counted, losses, 0.0))), None
@@ -127,11 +127,12 @@ def predictions(apply: Apply, params: Params, split: Split) -> jax.Array:
     """The class that one network predicts for each example of `split`, int32 [n], in batches that fit; jittable."""
     batch_size = batch_that_fits(apply, params, split)
 
-    def predict(example: jax.Array) -> jax.Array:
-        return jnp.argmax(apply(params, split.transform(example[None]))[0]).astype(jnp.int32)
+    def predict(row: jax.Array) -> jax.Array:
+        return jnp.argmax(apply(params, split.read(row[None]))[0]).astype(jnp.int32)
 
+    rows = jnp.arange(split.labels.shape[0], dtype=jnp.int32)
     with float32():
-        classes: jax.Array = jax.lax.map(predict, split.inputs, batch_size=min(batch_size, len(split.inputs)))
+        classes: jax.Array = jax.lax.map(predict, rows, batch_size=min(batch_size, len(rows)))
     return classes
 
 

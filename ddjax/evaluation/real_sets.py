@@ -1,5 +1,6 @@
 """Sets of real images in the places of distilled ones: drawn at random, k-means centres, class averages."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 
 from ddjax.core.distilled import DistilledData
-from ddjax.data import Split
+from ddjax.data import Split, memory
 from ddjax.errors import InputError
 
 
@@ -93,6 +94,16 @@ def _classes(like: DistilledData, train: Split) -> Iterator[tuple[np.ndarray, np
 
 
 def normalised(split: Split, rows: Any = slice(None)) -> np.ndarray:
-    """Examples of a split as a network reads them, float32 [n, ...]."""
+    """Examples of a split as a network reads them, float32 [n, ...].
+
+    Raises:
+      InputError: there is no memory for all of them at once.
+    """
+    nbytes, free = 4 * np.arange(len(split.labels))[rows].size * math.prod(split.inputs.shape[1:]), memory.available()
+    if nbytes > free:
+        raise InputError(
+            f"k-means, class averages and nearest neighbours read examples as float32 all at once, {nbytes / 1e9:.1f} GB here, "
+            f"and {free / 1e9:.1f} GB of memory are free: leave them out, or take fewer or smaller examples"
+        )
     examples: np.ndarray = jax.tree.map(np.asarray, split.transform)(np.asarray(split.inputs[rows]))
     return examples

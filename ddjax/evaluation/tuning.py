@@ -43,7 +43,7 @@ class Tuning:
         """Examples of a split to score so many trials on, always the same: drawn, as it may be in the order of its classes."""
         count = self.examples * max(1, self.trials // trials)
         rows = np.random.default_rng(0).permutation(len(split.labels))[:count]
-        return split._replace(inputs=split.inputs[rows], labels=split.labels[rows])
+        return split.part(rows)
 
 
 TUNING = Tuning()

@@ -12,7 +12,7 @@ from ddjax.data import Dataset
 from ddjax.errors import InputError
 from ddjax.experiment.folder import Config, claim_folder
 from ddjax.experiment.outcome import Distillation, finish, finished
-from ddjax.experiment.outer import build_distiller, first_iterate, make_diagnosis, make_frame, make_validation
+from ddjax.experiment.outer import build_distiller, feeding, first_iterate, make_diagnosis, make_frame, make_validation
 from ddjax.experiment.setup import Experiment, set_up
 from ddjax.experiment.trust import digest_of_data
 from ddjax.models import Model
@@ -135,22 +135,23 @@ def carry_out(
     recipe = experiment.recipe
     size = math.prod(experiment.dataset.input_shape)
     layout = make_layout(recipe.outer.num_nets, recipe.outer.batch_size, example_size=size, remat=recipe.inner.remat)
-    everywhere = replicated(layout.mesh)
-    return run(
-        place(experiment.key, everywhere),
-        build_distiller(experiment, layout),
-        first_iterate(experiment),
-        place(experiment.data, everywhere),
-        make_validation(experiment),
-        folder,
-        records,
-        outer_steps=recipe.outer.outer_steps,
-        eval_every=recipe.report.eval_every,
-        patience=recipe.report.patience,
-        checkpoint_every=checkpoint_every,
-        strict=strict,
-        diagnose=make_diagnosis(experiment),
-        frame=make_frame(experiment),
-        watch=watch,
-        progress=progress,
-    )
+    key, data = place((experiment.key, experiment.data), replicated(layout.mesh))
+    with feeding(experiment, key, data, layout.mesh) as feed:
+        return run(
+            key,
+            build_distiller(experiment, layout),
+            first_iterate(experiment),
+            feed,
+            make_validation(experiment),
+            folder,
+            records,
+            outer_steps=recipe.outer.outer_steps,
+            eval_every=recipe.report.eval_every,
+            patience=recipe.report.patience,
+            checkpoint_every=checkpoint_every,
+            strict=strict,
+            diagnose=make_diagnosis(experiment),
+            frame=make_frame(experiment),
+            watch=watch,
+            progress=progress,
+        )

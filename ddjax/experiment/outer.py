@@ -1,11 +1,13 @@
 """The outer loop of a recipe: its steps, where it starts, and how a candidate is scored."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.inits import Init
@@ -15,21 +17,24 @@ from ddjax.core.meta import Layout
 from ddjax.core.order import draw
 from ddjax.core.outer import Distiller, DistillState, Info, keys_of_step, make_distiller
 from ddjax.core.spread import place
-from ddjax.data import Split, make_draw_batch
+from ddjax.data import Augment, Split, make_draw_batch
+from ddjax.data.ahead import fetching
+from ddjax.data.host import Ahead, OnHost
+from ddjax.data.sampling import drawn_rows
 from ddjax.evaluation.measure import float32, score, spread_over_nets
 from ddjax.evaluation.real_sets import random_sets
 from ddjax.experiment.optimizer import make_optimizer
 from ddjax.experiment.setup import Experiment
 from ddjax.training.under_way import Diagnose, Validate
 
+# The number of an outer step -> what it is handed as its data set.
+Feed = Callable[[int], tuple[Split | Ahead, Init]]
+
 
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     """The outer loop of a recipe; its step's data set is `Experiment.data`."""
     settings = experiment.recipe.outer
-    # Where the problem changes both sides alike, batches come without.
-    siamese = None if experiment.problem.real_view is not None else experiment.siamese
-    augments = (experiment.augment, siamese)
-    draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes, *augments)
+    draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes, *_changes(experiment))
 
     def from_weights(init: Init) -> Distiller:
         problem = experiment.problem._replace(init=init)
@@ -42,12 +47,43 @@ def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
             layout=layout,
         )
 
-    def step(key: jax.Array, state: DistillState, data: tuple[Split, Init]) -> tuple[DistillState, Info]:
+    def step(key: jax.Array, state: DistillState, data: tuple[Split | Ahead, Init]) -> tuple[DistillState, Info]:
         split, init = data
         with jax.default_matmul_precision(settings.precision):
             return from_weights(init).step(key, state, split)
 
     return Distiller(from_weights(experiment.starts.draw).init, step)
+
+
+def _changes(experiment: Experiment) -> tuple[Augment | None, Augment | None]:
+    """What real batches go through as they are drawn."""
+    # Where the problem changes both sides alike, batches come without.
+    siamese = None if experiment.problem.real_view is not None else experiment.siamese
+    return experiment.augment, siamese
+
+
+@contextmanager
+def feeding(experiment: Experiment, key: jax.Array, data: tuple[Split, Init], mesh: Mesh | None) -> Iterator[Feed]:
+    """What each step of the outer loop is handed: `data` as it is where its examples are on the device; where they are on the
+    host, the batch that the step draws of them, which is fetched while the step before runs.
+
+    Args:
+      key: the run's, and data: `Experiment.data`, both on the devices; mesh: as of the layout.
+    """
+    split, init = data
+    if not isinstance(split.inputs, OnHost):
+        yield lambda step: data
+        return
+    size, examples = experiment.recipe.outer.batch_size, split.labels.shape[0]
+    changes = sum(change is not None for change in _changes(experiment))
+
+    def rows(key: jax.Array, step: jax.Array) -> jax.Array:
+        return drawn_rows(keys_of_step(key, step)[0], size, examples, changes)[0]
+
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    rows_of = jax.jit(rows, out_shardings=everywhere)
+    with fetching(split, lambda step: rows_of(key, np.int32(step)), mesh) as fetched:
+        yield lambda step: (fetched(step), init)
 
 
 def first_iterate(experiment: Experiment) -> DistilledData:

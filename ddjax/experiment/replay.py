@@ -88,7 +88,7 @@ def reopen(
     _require_fit(path, dataset, model, shape, classes, params)
     require_same_data(path, metadata, digest_of_data(dataset), data)
     taken_for = outer_labels(recipe.data, dataset)
-    test = Split.on_device(dataset.x_test, taken_for[dataset.y_test], transform)
+    test = Split.of(dataset.x_test, taken_for[dataset.y_test], transform)
     key = jax.random.key(recipe.seed)
     if fresh:
         starts = fresh_networks(model, stream(key, "weights"), valid_nets=1, test_nets=recipe.report.test_nets)

@@ -25,7 +25,7 @@ def run(
     key: jax.Array,
     distiller: Distiller,
     distilled: DistilledData,
-    dataset: Any,
+    feed: Callable[[int], Any],
     validate: Validate,
     folder: Path,
     records: Path | None = None,
@@ -48,7 +48,7 @@ def run(
     Args:
       key: the run's one key; distilled: starting point, when there is nothing to resume.
       distiller: see `core.outer.make_distiller`; its step is jitted here, its state donated.
-      dataset: handed to the step; lives on the device.
+      feed: the number of a step -> the data set that the step is handed: the same every time where it lives on the device.
       validate: scores of a candidate on held-out training data.
       folder: receives `checkpoints/`, `metrics.jsonl` and, with `frame`, `frames.npz`; must exist.
       records: receives the last two instead, in a process that is not the first of several.
@@ -71,7 +71,7 @@ def run(
     """
     step_fn = jax.jit(distiller.step, donate_argnums=1)
     start = distiller.init(distilled)
-    info = step_fn.eval_shape(key, start, dataset)[1]
+    info = step_fn.eval_shape(key, start, feed(0))[1]
     places = (folder / "checkpoints", folder if records is None else records)
     going = UnderWay(start, info, validate, *places, eval_every, frame, watch, strict, diagnose)
     votes = Votes()
@@ -79,13 +79,13 @@ def run(
         going.save()
         # Before the bar, whose clock would count it as a step's; and before signals wait for the end of a step.
         say("compiling the outer step", progress)
-        step_fn.lower(key, going.current.state, dataset).compile()
+        step_fn.lower(key, going.current.state, feed(going.step)).compile()
     every = CHECKPOINT_SECONDS if checkpoint_every is None else checkpoint_every
     going.begin()
     with signals.noted() as noted, Bar(going.step, outer_steps, "step", progress) as bar:
         over = going.over(outer_steps, patience)
         while not over:
-            going.advance(*step_fn(key, going.current.state, dataset))
+            going.advance(*step_fn(key, going.current.state, feed(going.step)))
             bar.update()
             if going.step % eval_every == 0 or going.step == outer_steps:
                 _report(bar, going.validated(bar), outer_steps)

@@ -127,8 +127,8 @@ def pretrain_for(
 
 def _trainer(model: Model, dataset: Dataset, training: Training, augment: Augment | None, seed: int) -> Train:
     """Trains networks side by side, each device its share."""
-    real = Split.on_device(dataset.x_train, dataset.y_train, dataset.transform)
-    test = Split.on_device(dataset.x_test, dataset.y_test, dataset.transform)
+    real = Split.of(dataset.x_train, dataset.y_train, dataset.transform)
+    test = Split.of(dataset.x_test, dataset.y_test, dataset.transform)
     loss = losses.of_network(model.apply)
     draw_batch = make_draw_batch(training.batch_size, dataset.num_classes, augment)
 

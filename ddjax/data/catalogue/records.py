@@ -1,10 +1,12 @@
 """Sets that tensorflow-datasets prepared and that are in no catalogue: whatever has one input and one class a record."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ddjax.data.arrays import split_off
+from ddjax.data.mapped import filled
 from ddjax.data.pictures import resized
 
 _READ_BATCH = 1024
@@ -52,15 +54,20 @@ def _is_vector(feature: Any) -> bool:
 
 
 def _read(source: Any, of_input: str, of_label: str, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
-    inputs: list[np.ndarray] = []
     labels: list[int] = []
-    for start in range(0, len(source), _READ_BATCH):
-        for record in source.__getitems__(range(start, min(start + _READ_BATCH, len(source)))):
-            value = np.asarray(record[of_input])
-            inputs.append(resized(value, size) if size and value.ndim == 3 else value)
-            labels.append(int(record[of_label]))
-            if inputs[-1].shape != inputs[0].shape:
-                first, other = ("x".join(map(str, x.shape)) for x in (inputs[0], inputs[-1]))
-                raise ValueError(f"it has pictures of {first} and of {other}: give --pictures, such as 32x32x3")
-    stacked = np.stack(inputs)
-    return stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32), np.array(labels, np.int32)
+
+    def inputs() -> Iterator[np.ndarray]:
+        expected: tuple[int, ...] | None = None
+        for start in range(0, len(source), _READ_BATCH):
+            for record in source.__getitems__(range(start, min(start + _READ_BATCH, len(source)))):
+                value = np.asarray(record[of_input])
+                value = resized(value, size) if size and value.ndim == 3 else value
+                labels.append(int(record[of_label]))
+                expected = expected or value.shape
+                if value.shape != expected:
+                    first, other = ("x".join(map(str, shape)) for shape in (expected, value.shape))
+                    raise ValueError(f"it has pictures of {first} and of {other}: give --pictures, such as 32x32x3")
+                yield value if value.dtype == np.uint8 else value.astype(np.float32)
+
+    stacked = filled(len(source), inputs())
+    return stacked, np.array(labels, np.int32)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ddjax.data.catalogue.entry import Key, Record
+from ddjax.data.mapped import filled
 
 Labels = Mapping[str, np.ndarray]
 Examples = tuple[np.ndarray, Labels]  # images [N, H, W, C] uint8; "label", and what other labels there are, [N] int
@@ -60,9 +61,13 @@ class WholePictures:
 
 
 def _decode(source: Any) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = [], []
-    for start in range(0, len(source), _READ_BATCH):
-        records = source.__getitems__(range(start, min(start + _READ_BATCH, len(source))))
-        images.append(np.stack([record["image"] for record in records]))
-        labels.append(np.array([record["label"] for record in records], np.int32))
-    return np.concatenate(images), np.concatenate(labels)
+    labels: list[int] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for start in range(0, len(source), _READ_BATCH):
+            for record in source.__getitems__(range(start, min(start + _READ_BATCH, len(source)))):
+                labels.append(record["label"])
+                yield record["image"]
+
+    stacked = filled(len(source), images())
+    return stacked, np.array(labels, np.int32)
