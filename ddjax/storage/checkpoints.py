@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import jax
 
-from ddjax.errors import InputError, one_line
+from ddjax.errors import InputError, StorageError, one_line
 from ddjax.storage.files import write_whole
 
 Tree = TypeVar("Tree")
@@ -34,7 +34,7 @@ class Checkpoints(Generic[Tree]):
         """Writes the state after `step`, unless it is there already.
 
         Raises:
-          OSError: it cannot be written; those before stay, and nothing of it is left.
+          StorageError: it cannot be written; those before stay, and nothing of it is left.
         """
         if self._manager.latest_step() == step:
             return
@@ -45,7 +45,7 @@ class Checkpoints(Generic[Tree]):
         except (OSError, ValueError, RuntimeError) as error:  # the last two are TensorStore's for files
             for left in (self._folder / str(step), *self._folder.glob(f"{step}.*")):
                 shutil.rmtree(left, ignore_errors=True)
-            raise OSError(
+            raise StorageError(
                 f"the state after step {step} cannot be written to {self._folder}: {one_line(error)}"
             ) from error
 
@@ -56,24 +56,31 @@ class Checkpoints(Generic[Tree]):
           like: a tree of the structure, shapes and dtypes that a checkpoint of this step has.
 
         Raises:
-          InputError: there are only damaged ones.
+          InputError: there are only damaged ones, or ones of something else. None is deleted then.
         """
-        damaged: list[int] = []
         steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            digest = self._folder / str(step) / "digest"
-            if not digest.is_file() and step == steps[0]:  # the last one may have been interrupted
-                self._manager.delete(step)
-            elif not digest.is_file() or digest.read_bytes() != self._digest(step).encode():
-                damaged.append(step)
-            else:
-                for newer in damaged:
-                    print(f"the checkpoint of step {newer} is damaged: going on from step {step}", flush=True)
-                    self._manager.delete(newer)
-                return cast(Tree, self._manager.restore(step, args=self._args.StandardRestore(like(step))))
-        if damaged:
-            raise InputError(f"the checkpoints in {self._folder} are damaged: start again with another --out")
-        return like(0)
+        intact = next((step for step in steps if self._is_intact(step)), None)
+        if intact is None and any(steps):
+            raise InputError(
+                f"the checkpoints in {self._folder} are damaged: put them back, or start again with another --out"
+            )
+        for newer in steps if intact is None else steps[: steps.index(intact)]:
+            if (self._folder / str(newer) / "digest").is_file():  # else it is one that was interrupted
+                print(f"the checkpoint of step {newer} is damaged: going on from step {intact or 0}", flush=True)
+            self._manager.delete(newer)
+        if intact is None:
+            return like(0)
+        try:
+            return cast(Tree, self._manager.restore(intact, args=self._args.StandardRestore(like(intact))))
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise InputError(
+                f"the checkpoint of step {intact} in {self._folder} is of something else ({one_line(error)}): start again with "
+                "another --out"
+            ) from error
+
+    def _is_intact(self, step: int) -> bool:
+        digest = self._folder / str(step) / "digest"
+        return digest.is_file() and digest.read_bytes() == self._digest(step).encode()
 
     def _make_sure_of_room(self, tree: Tree) -> None:
         """Raises OSError where there is none: TensorStore would say so in hundreds of lines."""
