@@ -309,13 +309,21 @@ def damage_bit(path: Path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [damage_half, damage_bit, Path.unlink])
+def damage_meaning(path: Path):
+    if path.name == "_CHECKPOINT_METADATA":
+        path.write_text(json.dumps({**json.loads(path.read_text()), "performance_metrics": []}))
+    else:
+        damage_bit(path)
+
+
+@pytest.mark.parametrize("damage", [damage_half, damage_bit, damage_meaning, Path.unlink])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch, whole, capfd, damage):
     crash_at(monkeypatch, tmp_path / "run", 3)
     files = [p.relative_to(tmp_path / "run") for p in (tmp_path / "run/checkpoints/14").rglob("*") if p.is_file()]
     largest = max(files, key=lambda name: (tmp_path / "run" / name).stat().st_size)
     assert len(files) > 5
-    for name in (largest, random.Random(0).choice(files), Path("checkpoints/14/default/manifest.ocdbt")):
+    told = Path("checkpoints/14/_CHECKPOINT_METADATA")  # which orbax reads before anybody asks it for a state
+    for name in (largest, random.Random(0).choice(files), Path("checkpoints/14/default/manifest.ocdbt"), told):
         folder = shutil.copytree(tmp_path / "run", tmp_path / "copy")
         damage(folder / name)
         capfd.readouterr()

@@ -1,5 +1,6 @@
 """Checkpoints of a run: any pytree of arrays, written atomically and read back bit for bit."""
 
+import functools
 import hashlib
 import os
 import shutil
@@ -25,10 +26,14 @@ class Checkpoints(Generic[Tree]):
     def __init__(self, folder: Path):
         import orbax.checkpoint as ocp  # here, because it takes a second and only runs need it
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
         self._folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
-        self._args: Any = ocp.args
+        self._ocp: Any = ocp
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        """Orbax, which reads what lies in the folder when it is made, and so only when that was seen to be intact."""
+        options = self._ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        return self._ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, tree: Tree) -> None:
         """Writes the state after `step`, unless it is there already.
@@ -40,7 +45,7 @@ class Checkpoints(Generic[Tree]):
             return
         try:
             self._make_sure_of_room(tree)
-            self._manager.save(step, args=self._args.StandardSave(tree))
+            self._manager.save(step, args=self._ocp.args.StandardSave(tree))
             write_whole(self._folder / str(step) / "digest", self._digest(step))
         except (OSError, ValueError, RuntimeError) as error:  # the last two are TensorStore's for files
             for left in (self._folder / str(step), *self._folder.glob(f"{step}.*")):
@@ -50,7 +55,7 @@ class Checkpoints(Generic[Tree]):
             ) from error
 
     def restore(self, like: Callable[[int], Tree]) -> Tree:
-        """The newest intact checkpoint, or `like(0)` where there is none; newer ones that are not intact are deleted.
+        """The newest intact checkpoint, or `like(0)` where there is none; those that are not intact are deleted.
 
         Args:
           like: a tree of the structure, shapes and dtypes that a checkpoint of this step has.
@@ -58,20 +63,23 @@ class Checkpoints(Generic[Tree]):
         Raises:
           InputError: there are only damaged ones, or ones of something else. None is deleted then.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        intact = next((step for step in steps if self._is_intact(step)), None)
+        folders = [path for path in self._folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+        steps = sorted({int(path.name) for path in folders if path.name == str(int(path.name))}, reverse=True)
+        good = [step for step in steps if self._is_intact(step)]
+        intact = good[0] if good else None
         if intact is None and any(steps):
             raise InputError(
                 f"the checkpoints in {self._folder} are damaged: put them back, or start again with another --out"
             )
-        for newer in steps if intact is None else steps[: steps.index(intact)]:
-            if (self._folder / str(newer) / "digest").is_file():  # else it is one that was interrupted
-                print(f"the checkpoint of step {newer} is damaged: going on from step {intact or 0}", flush=True)
-            self._manager.delete(newer)
+        for other in sorted({*steps} - {*good}):
+            sealed = (self._folder / str(other) / "digest").is_file()  # else it is one that was interrupted
+            if sealed and other >= (intact or 0):
+                print(f"the checkpoint of step {other} is damaged: going on from step {intact or 0}", flush=True)
+            shutil.rmtree(self._folder / str(other))
         if intact is None:
             return like(0)
         try:
-            return cast(Tree, self._manager.restore(intact, args=self._args.StandardRestore(like(intact))))
+            return cast(Tree, self._manager.restore(intact, args=self._ocp.args.StandardRestore(like(intact))))
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise InputError(
                 f"the checkpoint of step {intact} in {self._folder} is of something else ({one_line(error)}): start again with "
