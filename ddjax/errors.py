@@ -39,7 +39,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _plain(text: str, limit: int = 2000) -> str:
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
+    # What is long is what was quoted; what to do about it stands at the end.
+    return shown if len(shown) <= limit else f"{shown[: limit // 2]}...{shown[3 - limit // 2 :]}"
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

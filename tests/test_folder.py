@@ -212,7 +212,12 @@ def test_a_damaged_summary_is_one_line(done, tmp_path, text):
     assert finished(out, Config.read(out).recipe, compare=False) is None
 
 
-def test_what_is_no_file_is_not_waited_for(done, tmp_path):
+def test_a_pipe_is_not_waited_for(done, tmp_path):
+    def waits(signum, frame):
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, waits)
+    signal.alarm(30)
     out = shutil.copytree(done, tmp_path / "out")
     for name in ("metrics.jsonl", "frames.npz"):
         (out / name).unlink(missing_ok=True)
@@ -221,6 +226,8 @@ def test_what_is_no_file_is_not_waited_for(done, tmp_path):
         read_metrics(out / "metrics.jsonl")
     assert read_frames(out / "frames.npz")[0].size == 0
     assert find_runs(tmp_path)[0].config is None
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"distilled": 3}', '{"distilled": {"accuracy_mean": "high"}}', "\x00"])

@@ -60,6 +60,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path, content):
         {"steps": np.array(["a", "b"]), "frames": np.zeros((2, 1, 4, 4, 1), np.uint8)},
         {"steps": np.arange(2), "frames": np.zeros((2, 10, 4000, 4000, 1), np.uint8)},  # 0.3 GB
         {"steps": np.array([None, 1])},
+        {"steps": np.array(3), "frames": np.array(3, np.uint8)},
     ],
 )
 def test_what_are_no_frames_are_not_drawn(tmp_path, arrays):

@@ -151,6 +151,13 @@ def test_a_header_that_makes_no_sense_is_not_drawn(honest, tmp_path, path, value
     assert [path.name for path in tmp_path.iterdir()] == ["strange.safetensors"]
 
 
+def test_class_numbers_have_few_digits():
+    """Python itself counts no more than 4300, and says so in a traceback."""
+    for poison in ("0:" + "9" * 5000, "1" * 5000 + ":2"):
+        with pytest.raises(InputError, match="give two class numbers as K:T"):
+            ddjax.Recipe().replace(poison=poison).validate()
+
+
 def test_class_names_are_text_everywhere(honest, tmp_path):
     names = ["$x$", "\n\x1b[2J", "../../evil", "y" * 500, "<blink>", "", "é", "%s", "{0}", "\0"]
     loaded = ddjax.load_artifact(changed(honest, tmp_path, "class_names", names))

@@ -80,7 +80,7 @@ class Checkpoints(Generic[Tree]):
             return like(0)
         try:
             return cast(Tree, self._manager.restore(intact, args=self._ocp.args.StandardRestore(like(intact))))
-        except (OSError, ValueError, TypeError, LookupError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
             raise InputError(
                 f"the checkpoint of step {intact} in {self._folder} is of something else ({one_line(error)}): start again with "
                 "another --out"

@@ -38,7 +38,8 @@ def read_frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
     held = read_arrays(path) or {}
     steps, frames = held.get("steps", _NONE[0]), held.get("frames", _NONE[1])
     good = (
-        (steps.ndim, frames.ndim, len(frames)) == (1, 5, len(steps))
+        (steps.ndim, frames.ndim) == (1, 5)
+        and len(steps) == len(frames)
         and frames.dtype == np.uint8
         and steps.dtype.kind in "iu"
         and frames.shape[-1] in (1, 3)
