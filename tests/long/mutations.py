@@ -113,7 +113,7 @@ def altered(chance: random.Random, held: Any) -> Any:
             other, name = chance.choice(places)
             node[key] = copy.deepcopy(other[name])
         elif what == 2:
-            node[key] = json.loads("[" * (deep := chance.choice((1, 30, 50, 400))) + "]" * deep)
+            node[key] = json.loads("[" * (deep := chance.choice((1, 30, 50))) + "]" * deep)
         elif what == 3 and isinstance(node, dict):
             node[chance.choice(("", "x" * 100, "steps", "kind", "more"))] = _odd(chance)
         elif what == 4 and type(node[key]) in (int, float):
