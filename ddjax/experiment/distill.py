@@ -67,6 +67,7 @@ def distill(
     Raises:
       InputError: bad settings, data or output folder; nothing has been written then.
       InterruptedRunError, NonFiniteError: see `training.loop.run`; the folder can be resumed.
+      StorageError: the folder takes no more; what was saved before is intact.
     """
     if isinstance(recipe, str):
         name = name or recipe
