@@ -43,10 +43,12 @@ if TYPE_CHECKING:
         prepare as prepare,
     )
     from ddjax.errors import (
+        DdjaxError as DdjaxError,
         InputError as InputError,
         InterruptedRunError as InterruptedRunError,
         LostProcessError as LostProcessError,
         NonFiniteError as NonFiniteError,
+        StorageError as StorageError,
     )
     from ddjax.evaluation.measure import Evaluation as Evaluation, evaluate as evaluate
     from ddjax.experiment.distill import distill as distill
@@ -110,7 +112,7 @@ _PUBLIC = """
     core.outer: DistillState Distiller Info make_distiller
     core.rules: mixed_mode reverse_over_reverse
     data: DATASETS Dataset MissingDataError Split Standardise hold_out load_dataset make_dataset make_draw_batch prepare
-    errors: InputError InterruptedRunError LostProcessError NonFiniteError
+    errors: DdjaxError InputError InterruptedRunError LostProcessError NonFiniteError StorageError
     evaluation.measure: Evaluation evaluate
     experiment.distill: distill
     experiment.outcome: Distillation Summary

@@ -1,18 +1,25 @@
 """What can go wrong without being a defect of the library; every other exception is one, and keeps its traceback."""
 
 
-class InputError(ValueError):
-    """Bad input from the user. Its message is one line that says what is wrong and what to do about it.
+class DdjaxError(Exception):
+    """Any error that is meant for a person: what is wrong, and what to do about it, in one line.
 
-    The command line prints the message alone and exits with status 2. What input is quoted in it cannot move a terminal's
-    cursor, nor fill it.
+    What is quoted in it cannot move a terminal's cursor, nor fill it.
     """
 
     def __init__(self, message: object = "") -> None:
         super().__init__(_plain(str(message)))
 
 
-class InterruptedRunError(Exception):
+class InputError(DdjaxError, ValueError):
+    """Bad input from the user: the command line prints its message alone, and exits with status 2."""
+
+
+class StorageError(DdjaxError, OSError):
+    """A file cannot be written, as on a disk that is full; what was saved before is intact, nothing is half-written."""
+
+
+class InterruptedRunError(DdjaxError):
     """SIGINT, SIGTERM or SIGHUP arrived; what there was to save was saved. `signum` is its number, `step` that of the last
     outer step that was taken."""
 
@@ -21,20 +28,26 @@ class InterruptedRunError(Exception):
         self.signum, self.step = signum, step
 
 
-class NonFiniteError(ArithmeticError):
-    """Loss or meta-gradient was not finite; the state before that step was saved."""
+class NonFiniteError(DdjaxError, ArithmeticError):
+    """Loss or meta-gradient was not finite, and the state before that step was saved; or scores are not finite."""
 
 
-class LostProcessError(Exception):
+class LostProcessError(DdjaxError):
     """Another process of the same run has ended; what was saved before is intact."""
 
     def __init__(self, why: str):
         super().__init__(f"another process of this run has ended ({why}); what was saved before is intact")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python's, NumPy's or JAX's is want of memory, on the host or a device."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
 def _plain(text: str, limit: int = 2000) -> str:
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
+    # What is long is what was quoted; what to do about it stands at the end.
+    return shown if len(shown) <= limit else f"{shown[: limit // 2]}...{shown[3 - limit // 2 :]}"
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

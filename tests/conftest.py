@@ -67,10 +67,10 @@ def publish(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
-    def serve(name, files, **checks):
+    def serve(name, files, digests=(), **checks):
         base = f"http://127.0.0.1:{server.server_address[1]}/{name}-"
         urls = {role: RawFile(base + role, **checks) for role in files}
-        monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(CATALOGUE[name], files=urls))
+        monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(CATALOGUE[name], files=urls, digests=dict(digests)))
         for role, content in files.items():
             (folder / f"{name}-{role}").write_bytes(content)
         return folder

@@ -60,6 +60,7 @@ EVALUATE, BASELINES, POISON = "tests/test_evaluate.py", "tests/test_baselines.py
 PRETRAIN = "tests/test_pretrain.py"
 OWN_DATA, FROZEN, TRAIN = "tests/test_own_data.py", "tests/test_frozen.py", "tests/test_train.py"
 EXPORT, REPORT = "tests/test_export.py", "tests/test_report.py"
+FOLDER, STRANGER = "tests/test_folder.py", "tests/test_stranger.py"
 LAYERS = "tests/test_examples.py::test_the_layers_of_the_header_are_the_network"
 
 
@@ -652,6 +653,54 @@ MUTANTS = (
            (f"{HOST}::test_prepared_records_are_decoded_into_a_file_and_their_cache_stays_in_its_own",)),
     Mutant("more than the memory is read at once", "evaluation/real_sets.py", "if nbytes > free:", "if False:",
            (f"{HOST}::test_what_has_to_be_in_memory_all_at_once_is_one_line",)),
+    # Doors
+    Mutant("a file that is no JSON is read all the same", "storage/schema.py", "if not isinstance(held, dict):", "if False:",
+           (f"{FOLDER}::test_a_damaged_config_is_one_line",)),
+    Mutant("what is nested is walked through whatever its depth", "storage/schema.py", "_DEEPEST, _LARGEST = 40, 2**63",
+           "_DEEPEST, _LARGEST = 400, 2**63", (f"{STRANGER}::test_a_header_that_makes_no_sense_is_one_line",)),
+    Mutant("numbers of any length are taken", "storage/schema.py", "abs(value) >= _LARGEST", "False",
+           (f"{FOLDER}::test_a_damaged_row_costs_no_other",)),
+    Mutant("kinds of a header are not looked at", "storage/artifact.py",
+           "schema.check(self.metadata, _HEADER, _NEEDS)", "pass",
+           (f"{STRANGER}::test_a_header_that_makes_no_sense_is_one_line",), named=True),
+    Mutant("sizes of a header are not held against the tensors", "storage/artifact.py", "self._require_sizes()", "pass",
+           (f"{STRANGER}::test_a_header_that_makes_no_sense_is_one_line",), named=True),
+    Mutant("a recipe in a header is not validated", "storage/artifact.py",
+           'Recipe.from_json(self.metadata["recipe"]).validate()', "pass",
+           (f"{STRANGER}::test_a_header_that_makes_no_sense_is_not_drawn",)),
+    Mutant("an artefact that nothing reads is saved", "storage/artifact.py",
+           "_require_usable(Path(path), tensors)\n    tensorfile", "tensorfile",
+           ("tests/test_artifact.py::test_what_nothing_would_read_is_not_saved",)),
+    Mutant("a transform may be of other inputs", "data/transforms.py", "    if not fits:\n", "    if False:\n",
+           (f"{STRANGER}::test_a_header_that_makes_no_sense_is_not_drawn",)),
+    Mutant("scores that are not finite are printed", "experiment/replay.py",
+           "require_finite(path, evaluation.loss[:, [0, -1]])", "pass",
+           (f"{STRANGER}::test_scores_that_are_not_finite_are_none",), named=True),
+    Mutant("networks that nobody asks for are drawn", "experiment/replay.py", "few = recipe.replace(valid_nets=1)",
+           "few = recipe", (f"{STRANGER}::test_a_network_that_is_never_asked_for_is_not_drawn",)),
+    Mutant("numbers that float32 takes for zero are rates", "recipes/part.py", "_LEAST, _MOST, _NEAR_ONE, _MOST_INT = 1e-30",
+           "_LEAST, _MOST, _NEAR_ONE, _MOST_INT = 0", (f"{STRANGER}::test_a_header_that_makes_no_sense_is_one_line",)),
+    Mutant("a config is not looked at", "experiment/folder.py", "schema.check(held, _CONFIG, needs=_CONFIG)", "pass",
+           (f"{FOLDER}::test_a_damaged_config_is_one_line",)),
+    Mutant("origins are not looked at", "experiment/folder.py", "schema.check(origin, _ORIGIN, needs=_ORIGIN)", "pass",
+           (f"{FOLDER}::test_a_damaged_config_is_one_line",)),
+    Mutant("a pipe is waited for", "storage/files.py", "if not stat.S_ISREG(status.st_mode):", "if False:",
+           (f"{FOLDER}::test_a_pipe_is_not_waited_for",)),
+    Mutant("frames become gigabytes", "storage/archive.py", "if too_dense(archive, len(content)):", "if False:",
+           ("tests/test_frames.py::test_what_are_no_frames_are_not_drawn",)),
+    Mutant("checkpoints without digests are thrown away", "storage/checkpoints.py",
+           "if intact is None and any(steps):", "if False:",
+           ("tests/test_resume.py::test_checkpoints_without_digests_are_not_thrown_away",), named=True),
+    Mutant("want of memory is a traceback", "cli/main.py", "if not is_out_of_memory(error):", "if True:",
+           ("tests/test_cli.py::test_want_of_memory_is_one_line",)),
+    Mutant("any rows are USPS", "data/download.py", "if total.hexdigest() != entry.digests.get(split, total.hexdigest()):",
+           "if False:", ("tests/test_data.py::test_examples_that_were_not_published_are_refused",), named=True),
+    Mutant("calls of prepare do not wait", "data/download.py", 'with lock.held(root, f".{name}.lock", wait=True):',
+           "if True:", ("tests/test_data.py::test_calls_at_once_wait_for_the_first",)),
+    Mutant("what killed calls left stays", "data/download.py", '_clear(name, folder, root / "downloads")', "pass",
+           ("tests/test_data.py::test_what_calls_that_were_killed_have_left_is_cleared",)),
+    Mutant("class numbers of any length", "recipes/schema.py", " and len(part) < 10", "",
+           (f"{STRANGER}::test_class_numbers_have_few_digits",)),
 )
 # fmt: on
 

@@ -254,6 +254,18 @@ def test_a_header_without_what_is_needed(tmp_path):
     assert str(excinfo.value).endswith(lacks.format("transform, class_names"))
 
 
+@pytest.mark.parametrize("part", ["images", "labels", "log_lrs"])
+def test_what_nothing_would_read_is_not_saved(tmp_path, part):
+    distilled = make_distilled()
+    huge = distilled._replace(**{part: np.full_like(getattr(distilled, part), 1e3 if part == "log_lrs" else np.nan)})
+    with (
+        pytest.raises(InputError, match="values that are not finite float32, or learning rates"),
+        np.errstate(over="ignore"),
+    ):
+        artifact.save_artifact(tmp_path / artifact.FILE_NAME, huge, METADATA)
+    assert list(tmp_path.iterdir()) == []
+
+
 IMAGES, LABELS, LRS = np.zeros((S, M, 4)), np.ones((S, M, K)), np.ones((E, S))
 
 

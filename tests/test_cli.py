@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+import ddjax as library
 from ddjax.cli import main as cli
 from ddjax.data import DATASETS
 from ddjax.errors import InputError
@@ -1103,3 +1104,46 @@ def test_pictures_that_cannot_be_written(ddjax, vector_run):
     Path("file").write_text("text")
     for out in ("file", "file/below", "/proc/ddjax"):
         assert_refused(ddjax, ("plot", vector_run / "out", "--out", out), f"cannot write pictures into {out}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 6312000112128 bytes.\nand\nmore"),
+        np._core._exceptions._ArrayMemoryError((10**9,), np.dtype(np.float32)),
+    ],
+)
+def test_want_of_memory_is_one_line(ddjax, monkeypatch, error):
+    def want(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(distilling, "distill", want)
+    told = ddjax("distill", "digits")
+    assert (told.status, told.err.count("\n")) == (1, 1)
+    assert told.err.startswith("ddjax: there is not enough memory for this (")
+    assert told.err.endswith("): ask for less, as by --batch-size or --num-nets\n")
+
+
+def test_other_errors_keep_their_traceback(ddjax, monkeypatch):
+    def defect(*args, **kwargs):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(distilling, "distill", defect)
+    with pytest.raises(RuntimeError, match="a defect"):
+        ddjax("distill", "digits")
+
+
+def test_a_path_that_can_be_none_is_bad_input(ddjax):
+    for words in (("runs",), ("plot",), ("report",), ("evaluate",), ("export", "--to", "npz")):
+        told = ddjax(*words, "x" * 5000)
+        assert (told.status, told.err.count("\n")) == (2, 1), told.err
+    told = ddjax("distill", "digits", "--data", "mnist", "--data-dir", "~nosuchuser/x")
+    assert told.status == 2 and "is no folder of prepared data sets" in told.err
+
+
+def test_errors_for_people_are_of_one_kind():
+    kinds = [getattr(library, name) for name in library.__all__ if name.endswith("Error")]
+    assert len(kinds) == 6 and all(issubclass(kind, library.DdjaxError) for kind in kinds)
+    assert issubclass(library.InputError, ValueError) and issubclass(library.StorageError, OSError)
+    assert str(library.StorageError("a\nb\x1b[2J")) == r"a\nb\x1b[2J"

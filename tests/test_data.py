@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -11,6 +12,8 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from ddjax.errors import InputError
 pytestmark = pytest.mark.usefixtures("own_folders")
 
 ROOT = Path(__file__).parents[1]
+PREPARED = os.environ.get("TFDS_DATA_DIR")  # which `own_folders` hides
 COUNTS = {"train": 30, "test": 20}
 WHOLE = {name: entry.stored for name, entry in CATALOGUE.items() if isinstance(entry.stored, WholePictures)}
 
@@ -447,6 +451,73 @@ def test_damaged_download_is_refused_and_not_kept(tmp_path, publish):
     assert (
         by_picture(data.load_dataset("usps").x_test, examples["test"][1]).keys() == by_picture(*examples["test"]).keys()
     )
+
+
+def test_examples_that_were_not_published_are_refused(tmp_path, publish):
+    """USPS, whose files have no checksums: any rows would do else."""
+    assert set(CATALOGUE["usps"].digests) == {"train", "test"}
+    examples = make_examples("usps")
+    publish("usps", raw_usps(examples), digests=CATALOGUE["usps"].digests)
+    with pytest.raises(InputError, match="the train examples are not those that were published") as excinfo:
+        data.prepare("usps")
+    one_line(excinfo)
+    assert_nothing_prepared(tmp_path, "usps")
+    published = {}
+    for split, pair in examples.items():
+        total = hashlib.sha256()
+        for image, label in zip(*pair, strict=True):
+            download.add_to_digest(total, {"image": image, "label": int(label)})
+        published[split] = total.hexdigest()
+    publish("usps", raw_usps(examples), digests=published)
+    data.prepare("usps")
+
+
+@pytest.mark.skipif(PREPARED is None, reason="there is no prepared USPS here")
+def test_the_digest_of_usps_is_that_of_the_set():
+    import tensorflow_datasets as tfds
+
+    folder = prepared.find_prepared("usps", prepared.data_root(PREPARED))
+    if folder is None:
+        pytest.skip("there is no prepared USPS here")
+    for split, digest in CATALOGUE["usps"].digests.items():
+        source = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
+        total = hashlib.sha256()
+        for record in sorted(source.__getitems__(range(len(source))), key=lambda record: record["id"]):
+            download.add_to_digest(total, record)
+        assert total.hexdigest() == digest
+
+
+def test_calls_at_once_wait_for_the_first(tmp_path, publish, monkeypatch, capfd):
+    publish("usps", raw_usps(make_examples("usps")))
+    builds, build = [], download._build
+
+    def counted(name, root):
+        builds.append(name)
+        time.sleep(1)
+        return build(name, root)
+
+    monkeypatch.setattr(download, "_build", counted)
+    with ThreadPoolExecutor(3) as pool:
+        said = list(pool.map(data.prepare, ["usps"] * 3))
+    assert builds == ["usps"] and {line.split(" in ")[0] for line in said} == {"usps 1.0.0 prepared"}
+    assert capfd.readouterr().out.count(f"waiting for process {os.getpid()} on ") == 2
+    assert sorted(path.name for path in (tmp_path / "tfds").iterdir()) == ["downloads", "usps"]
+
+
+def test_what_calls_that_were_killed_have_left_is_cleared(tmp_path, publish):
+    publish("usps", raw_usps(make_examples("usps")))
+    for place in ("usps/incomplete.AAAAAA_1.0.0", "mnist/incomplete.BBBBBB_3.0.1", "downloads/other.tmp.0"):
+        (tmp_path / "tfds" / place).mkdir(parents=True)
+    (tmp_path / "tfds/usps/incomplete.AAAAAA_1.0.0/half").write_bytes(b"half")
+    from tensorflow_datasets.core.download import resource
+
+    url = CATALOGUE["usps"].files["train"].url
+    place = resource.get_dl_fname(url, hashlib.sha256(url.encode()).hexdigest())
+    (tmp_path / "tfds/downloads" / f"{place}.tmp.0").mkdir()
+    data.prepare("usps")
+    left = {path.parent.name for path in (tmp_path / "tfds").rglob("*") if "incomplete." in path.name}
+    assert left == {"mnist"}  # which another call may be at
+    assert [path.name for path in (tmp_path / "tfds/downloads").glob("*.tmp.*")] == ["other.tmp.0"]
 
 
 def test_folder_without_its_description_is_not_taken_for_prepared(tmp_path, publish):

@@ -1,11 +1,14 @@
 """README and docs/: the site builds, every command parses, every snippet of Python runs, figures are those of the results."""
 
+import ast
+import inspect
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -140,3 +143,17 @@ def test_tables_of_the_docs_are_those_that_were_measured():
 
 
 SEEDS = ("digits", "digits-seed1", "digits-seed2")
+
+
+def test_public_functions_say_what_they_raise():
+    """And the page of the API has every kind of error."""
+    silent = []
+    for name in ddjax.__all__:
+        function = getattr(ddjax, name)
+        if inspect.isfunction(function):
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+            if any(isinstance(node, ast.Raise) for node in ast.walk(tree)):
+                silent += [] if re.search(r"Raises", function.__doc__ or "") else [name]
+    assert silent == []
+    api = (ROOT / "docs" / "api.md").read_text()
+    assert [name for name in ddjax.__all__ if name.endswith("Error") and f"ddjax.{name}" not in api] == []

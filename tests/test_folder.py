@@ -2,18 +2,26 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from test_cli import in_process
 from test_resume import arguments, save_vectors
 
 from ddjax.errors import InputError
-from ddjax.experiment.folder import find_runs
+from ddjax.experiment import trust
+from ddjax.experiment.folder import Config, find_runs
+from ddjax.experiment.outcome import finished
+from ddjax.recipes import Recipe
 from ddjax.storage import lock
+from ddjax.storage.frames import read_frames
 from ddjax.storage.metrics import read_metrics
 from ddjax.training import signals, under_way
 
@@ -117,6 +125,9 @@ ROW = {"step": 5, "loss": 1.0, "valid_accuracy": 0.5, "valid_loss": 1.0, "best_v
         json.dumps({**ROW, "step": "5"}),
         json.dumps({**ROW, "step": 5.5}),
         json.dumps({**ROW, "seconds": None}),
+        json.dumps({**ROW, "valid_accuracy_average": None}),
+        json.dumps({**ROW, "loss": 10**400}),
+        json.dumps({**ROW, "step": True}),
         json.dumps(ROW).replace("5", "1e999", 1),
         "[" * 100_000,
         "\udcff",
@@ -131,6 +142,92 @@ def test_a_damaged_row_costs_no_other(tmp_path, capfd, damage):
     assert capfd.readouterr().out == f"{path}: line 2 is damaged, and left out\n"
     path.write_text("\n".join(lines) + "\n" + lines[0][:20])  # a crash
     assert read_metrics(path) == rows and capfd.readouterr().out == ""
+
+
+def damaged(good: dict[str, Any], path: str, value: Any) -> str:
+    """The JSON of an object with another value at a path, or without it."""
+    held = json.loads(json.dumps(good))
+    *above, last = path.split("/")
+    node = held
+    for name in above:
+        node = node[int(name) if name.isdigit() else name]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return json.dumps(held)
+
+
+NO_JSON = ("", "{", "[]", "null", "3", "\0" * 100, "[" * 100_000, '{"name": ' + "9" * 5000 + "}", '{"name": "\\ud800"}')
+CONFIG = (
+    *(("origins", value) for value in (None, [], 3, "abc", [3], [{}])),
+    *((f"origins/0/{name}", value) for name in ("inputs", "versions", "code") for value in (None, 3)),
+    *((name, value) for name in ("name", "model", "recipe") for value in (None, 3, ["x"])),
+    *(("recipe/inner/steps", value) for value in ("x", 10**400, 0)),
+    ("recipe/outer/outer_steps", False),
+    ("recipe/inner/unheard_of", 1),
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A run that was finished."""
+    folder = tmp_path_factory.mktemp("done")
+    assert ddjax(folder).returncode == 0
+    return folder / "out"
+
+
+def test_a_damaged_config_is_one_line(done, tmp_path):
+    """Which says what is wrong with which file; lists go on without it."""
+    out = shutil.copytree(done, tmp_path / "out")
+    good = json.loads((out / "config.json").read_text())
+    assert Config.read(out).name == good["name"]
+    texts = [*NO_JSON, *(damaged(good, path, value) for path, value in CONFIG)]
+    for text in texts:
+        (out / "config.json").write_text(text)
+        with pytest.raises(
+            InputError, match=r"config.json is damaged.* \(.+\): (choose another --out|remove it)"
+        ) as excinfo:
+            Config.read(out)
+        assert str(excinfo.value).isprintable()
+        (found,) = find_runs(tmp_path)
+        assert found.config is None
+        assert not trust._made_here(out, Recipe())
+    (out / "config.json").unlink()
+    os.mkfifo(out / "config.json")
+    with pytest.raises(InputError, match="it is no file"):
+        Config.read(out)
+
+
+@pytest.mark.parametrize(
+    "text", [*NO_JSON[1:], '{"distilled": 3}', '{"num_test": "3"}', '{"distilled": {"accuracy_mean": NaN}}']
+)
+def test_a_damaged_summary_is_one_line(done, tmp_path, text):
+    out = shutil.copytree(done, tmp_path / "out")
+    (out / "summary.json").write_text(text)
+    told = in_process("report", out, "--no-test")
+    assert told.status == 2
+    assert re.fullmatch(r"ddjax: .*summary.json is damaged \(.+\): remove it, or make it again\n", told.err)
+    assert find_runs(tmp_path)[0].test is None
+    assert finished(out, Config.read(out).recipe, compare=False) is None
+
+
+def test_a_pipe_is_not_waited_for(done, tmp_path):
+    def waits(signum, frame):
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, waits)
+    signal.alarm(30)
+    out = shutil.copytree(done, tmp_path / "out")
+    for name in ("metrics.jsonl", "frames.npz"):
+        (out / name).unlink(missing_ok=True)
+        os.mkfifo(out / name)
+    with pytest.raises(InputError, match=r"metrics.jsonl cannot be read \(it is no file\): remove it"):
+        read_metrics(out / "metrics.jsonl")
+    assert read_frames(out / "frames.npz")[0].size == 0
+    assert find_runs(tmp_path)[0].config is None
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"distilled": 3}', '{"distilled": {"accuracy_mean": "high"}}', "\x00"])

@@ -52,6 +52,28 @@ def test_a_damaged_file_is_begun_anew(tmp_path, content):
     assert read_frames(path)[0].tolist() == [10]
 
 
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"steps": np.arange(2), "frames": np.zeros((2, 1, 4, 4, 5), np.uint8)},
+        {"steps": np.arange(2), "frames": np.zeros((2, 0, 4, 4, 1), np.uint8)},
+        {"steps": np.array(["a", "b"]), "frames": np.zeros((2, 1, 4, 4, 1), np.uint8)},
+        {"steps": np.arange(2), "frames": np.zeros((2, 10, 4000, 4000, 1), np.uint8)},  # 0.3 GB
+        {"steps": np.array([None, 1])},
+        {"steps": np.array(3), "frames": np.array(3, np.uint8)},
+    ],
+)
+def test_what_are_no_frames_are_not_drawn(tmp_path, arrays):
+    np.savez_compressed(tmp_path / "frames.npz", **arrays)
+    assert not animate(tmp_path / "frames.npz", tmp_path / "training.gif")
+    np.save(tmp_path / "frames.npy", np.zeros(3))
+    assert not animate(tmp_path / "frames.npy", tmp_path / "training.gif")
+    with (tmp_path / "frames.npz").open("wb") as file:  # of other pictures
+        np.savez(file, steps=np.arange(2), frames=np.zeros((2, 1, 9, 9, 1), np.uint8))
+    Frames(tmp_path / "frames.npz", 5).append(10, picture(1))
+    assert read_frames(tmp_path / "frames.npz")[0].tolist() == [10]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_animation_has_a_frame_for_each_and_stays_on_the_last(tmp_path, channels):
     kept = Frames(tmp_path / "frames.npz", 0)

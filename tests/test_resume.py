@@ -309,13 +309,21 @@ def damage_bit(path: Path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [damage_half, damage_bit, Path.unlink])
+def damage_meaning(path: Path):
+    if path.name == "_CHECKPOINT_METADATA":
+        path.write_text(json.dumps({**json.loads(path.read_text()), "performance_metrics": []}))
+    else:
+        damage_bit(path)
+
+
+@pytest.mark.parametrize("damage", [damage_half, damage_bit, damage_meaning, Path.unlink])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch, whole, capfd, damage):
     crash_at(monkeypatch, tmp_path / "run", 3)
     files = [p.relative_to(tmp_path / "run") for p in (tmp_path / "run/checkpoints/14").rglob("*") if p.is_file()]
     largest = max(files, key=lambda name: (tmp_path / "run" / name).stat().st_size)
     assert len(files) > 5
-    for name in (largest, random.Random(0).choice(files), Path("checkpoints/14/default/manifest.ocdbt")):
+    told = Path("checkpoints/14/_CHECKPOINT_METADATA")  # which orbax reads before anybody asks it for a state
+    for name in (largest, random.Random(0).choice(files), Path("checkpoints/14/default/manifest.ocdbt"), told):
         folder = shutil.copytree(tmp_path / "run", tmp_path / "copy")
         damage(folder / name)
         capfd.readouterr()
@@ -333,9 +341,34 @@ def test_only_damaged_checkpoints_are_one_line(tmp_path, monkeypatch):
     for path in tmp_path.glob("checkpoints/*/default/manifest.ocdbt"):
         damage_half(path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="^the checkpoints in .* are damaged: start again with another --out$"):
+    with pytest.raises(InputError, match="^the checkpoints in .* are damaged: put them back, or start again"):
         distil(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_checkpoints_without_digests_are_not_thrown_away(tmp_path, monkeypatch, whole):
+    """One may have been interrupted before it was sealed; two were not, and to begin again would lose a run."""
+    crash_at(monkeypatch, tmp_path, 3)
+    sealed = {path: path.read_bytes() for path in tmp_path.glob("checkpoints/*/digest")}
+    assert len(sealed) == 2
+    for path in sealed:
+        path.unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="^the checkpoints in .* are damaged: put them back, or start again"):
+        distil(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for path, content in sealed.items():
+        path.write_bytes(content)
+    assert_same(distil(tmp_path), whole[0])
+
+
+def test_a_checkpoint_of_something_else_is_one_line(tmp_path):
+    Checkpoints(tmp_path).save(3, {"images": np.zeros(4, np.float32)})
+    for other in ({"other": np.zeros(4, np.float32)}, {"images": np.zeros(4, np.float32), "more": np.zeros(1)}):
+        with pytest.raises(InputError, match="^the checkpoint of step 3 in .* is of something else") as excinfo:
+            Checkpoints(tmp_path).restore(lambda step, other=other: other)
+        assert "\n" not in str(excinfo.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
 def test_a_checkpoint_that_was_never_finished_is_passed_over(tmp_path, monkeypatch, whole):

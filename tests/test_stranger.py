@@ -4,13 +4,18 @@ import json
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from safetensors import safe_open
+from test_cli import in_process
 
 import ddjax
 from ddjax.errors import InputError
+from ddjax.experiment import replay
+from ddjax.show import plots, report
+from ddjax.show.export import export
 
 SMALL = {"model": "linear", "gate_width": 0.0, "outer_steps": 2, "eval_every": 1, "batch_size": 16, "init": "random"}
 
@@ -81,6 +86,29 @@ def test_what_is_not_changed_is_evaluated(honest, tmp_path):
         ("recipe", []),
         ("recipe", {"inner": {"steps": 1, "inner": 3}}),
         ("format_version", "\x1b[2J" + "9" * 1000),
+        ("format_version", True),
+        ("format_version", 2.0),
+        ("transform/std", [1e-45]),
+        ("transform/mean", [1e38]),
+        ("recipe/inner/weight_decay", 1e300),
+        ("recipe/outer/lr", 1e-45),
+        ("recipe/outer/b1", 1 - 1e-12),
+        ("recipe/outer/batch_size", 10**20),
+        ("recipe/data/poison", "0:" + "9" * 5000),
+        ("model/num_classes", "10"),
+        ("model/num_classes", 10.0),
+        ("model/input_shape", [28.0, 28, 1]),
+        ("model/name", []),
+        ("class_names", 3),
+        ("class_names", ["a"]),
+        ("class_names", ["a"] * 1000),
+        ("class_names", ["\ud800"] * 10),
+        ("pool", 3),
+        ("pool", {"digest": 3}),
+        ("accuracy", {"accuracy_mean": 3.0}),
+        ("name", ["x"] * 3),
+        ("data_digest", 3),
+        ("more", json.loads("[" * 60 + "]" * 60)),
     ],
 )
 def test_a_header_that_makes_no_sense_is_one_line(honest, tmp_path, path, value):
@@ -89,6 +117,76 @@ def test_a_header_that_makes_no_sense_is_one_line(honest, tmp_path, path, value)
         ddjax.evaluate_artifact(strange)
     message = str(excinfo.value)
     assert message.isprintable() and len(message) <= 2000, message
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("class_names", 3),
+        ("class_names", ["a"]),
+        ("class_names", {"a": 1}),
+        ("transform/std", ["x"]),
+        ("transform/std", [1e-45]),
+        ("transform", {"kind": "standardise", "mean": [0.0] * 2, "std": [1.0] * 2}),
+        ("recipe", 3),
+        ("recipe/data", 3),
+        ("recipe/inner/inner_lr", "x"),
+        ("recipe/inner/inner_lr", float("nan")),
+        ("feature_names", 3),
+        ("accuracy", 3),
+        ("model", 3),
+        ("pool", 3),
+    ],
+)
+def test_a_header_that_makes_no_sense_is_not_drawn(honest, tmp_path, path, value):
+    loaded = ddjax.load_artifact(changed(honest, tmp_path, path, value))
+    for draw in (
+        lambda: plots.plot_run(loaded, [], tmp_path / "pictures"),
+        lambda: report.page(report.Told(loaded, "strange")),
+        lambda: export(loaded, tmp_path / "out.npz", "npz"),
+    ):
+        with pytest.raises(InputError) as excinfo:
+            draw()
+        assert str(excinfo.value).isprintable()
+    assert [path.name for path in tmp_path.iterdir()] == ["strange.safetensors"]
+
+
+def test_class_numbers_have_few_digits():
+    """Python itself counts no more than 4300, and says so in a traceback."""
+    for poison in ("0:" + "9" * 5000, "1" * 5000 + ":2"):
+        with pytest.raises(InputError, match="give two class numbers as K:T"):
+            ddjax.Recipe().replace(poison=poison).validate()
+
+
+def test_class_names_are_text_everywhere(honest, tmp_path):
+    names = ["$x$", "\n\x1b[2J", "../../evil", "y" * 500, "<blink>", "", "é", "%s", "{0}", "\0"]
+    loaded = ddjax.load_artifact(changed(honest, tmp_path, "class_names", names))
+    plots.plot_images(loaded, tmp_path / "images.png")
+    assert "<blink>" not in report.page(report.Told(loaded, "strange"))
+    pictures = [path.name for path in export(loaded, tmp_path / "png", "png").iterdir()]
+    assert len(pictures) == 10 and all(len(name) < 120 for name in pictures)
+
+
+def test_a_network_that_is_never_asked_for_is_not_drawn(honest, tmp_path):
+    """Those that chose the iterate: a header may have made very many."""
+    many = changed(honest, tmp_path, "recipe/report/valid_nets", 99_999)
+    opened = replay.reopen(many)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(opened.starts.valid)} == {1}
+
+
+@pytest.mark.parametrize("tensors", [{"images": 3e38}, {"learning_rates": 3e38}])
+def test_scores_that_are_not_finite_are_none(honest, tmp_path, tensors):
+    """And no NaN is printed, which is no JSON."""
+    held = safetensors.numpy.load_file(honest)
+    strange = changed(honest, tmp_path, tensors={n: np.full_like(held[n], v) for n, v in tensors.items()})
+    message = "of 2 networks 2 have a loss that is not finite: its learning rates are too large"
+    with pytest.raises(ddjax.NonFiniteError, match=message):
+        ddjax.evaluate_artifact(strange)
+    with pytest.raises(ddjax.NonFiniteError, match="of 1 networks 1 have a loss"):
+        ddjax.train_artifact(strange, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+    told = in_process("evaluate", strange, "--json")
+    assert (told.status, told.out, told.err.count("\n")) == (1, "", 1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import importlib.metadata
 import io
 import re
@@ -22,7 +23,14 @@ from ddjax.cli.report import Report
 from ddjax.cli.reproduce import Reproduce
 from ddjax.cli.runs import Runs
 from ddjax.cli.train import Train
-from ddjax.errors import InputError, InterruptedRunError, LostProcessError, NonFiniteError
+from ddjax.errors import (
+    InputError,
+    InterruptedRunError,
+    LostProcessError,
+    NonFiniteError,
+    is_out_of_memory,
+    one_line,
+)
 from ddjax.training import signals
 
 Command = Recipes | Distill | Pretrain | Evaluate | Train | Export | Plot | Report | Runs | Prepare | Reproduce
@@ -70,7 +78,16 @@ def _main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         _leave(130, "interrupted")
     except OSError as error:
+        if getattr(error.__cause__ or error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP):
+            _leave(2, f"{error}: give another path")
         _leave(1, f"{error} (what was saved before is intact){advice}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _leave(
+            1,
+            f"there is not enough memory for this ({one_line(error)}): ask for less, as by --batch-size or --num-nets",
+        )
 
 
 def _parse(argv: list[str]) -> Command:

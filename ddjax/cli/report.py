@@ -81,14 +81,25 @@ class Report:
 
 def _told(path: Path) -> "Told":
     """What lies beside an artefact; of a filed one, where it is from stands in another file."""
-    from ddjax.experiment.folder import CONFIG, SUMMARY
-    from ddjax.paper.filing import PROVENANCE
+    from ddjax.experiment.folder import read_summary
     from ddjax.show.report import Told
     from ddjax.storage.artifact import load_artifact
-    from ddjax.storage.files import read_json
     from ddjax.storage.metrics import read_metrics
 
     home = path if path.is_dir() else path.parent
-    origins = read_json(home / CONFIG).get("origins") or read_json(home / PROVENANCE).get("origins", ())
-    metrics = read_metrics(home / "metrics.jsonl")
-    return Told(load_artifact(path), str(path), read_json(home / SUMMARY), metrics, origins, frames=home / "frames.npz")
+    metrics, summary = read_metrics(home / "metrics.jsonl"), read_summary(home)
+    return Told(load_artifact(path), str(path), summary, metrics, _origins(home), frames=home / "frames.npz")
+
+
+def _origins(home: Path) -> tuple[dict[str, Any], ...]:
+    from ddjax.experiment.folder import CONFIG, Config, checked_origins
+    from ddjax.paper.filing import PROVENANCE
+    from ddjax.storage.files import read_json
+
+    if (home / CONFIG).exists():
+        return Config.read(home).origins
+    held = read_json(home / PROVENANCE).get("origins", [])
+    try:
+        return checked_origins(held) if held else ()
+    except ValueError as error:
+        raise InputError(f"{home / PROVENANCE} is damaged ({error}): remove it, or make it again") from error

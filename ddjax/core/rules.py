@@ -75,7 +75,11 @@ def inner_update(
 def reverse_over_reverse(
     loss: Loss, direction: optax.GradientTransformation | None, axis: str | None = None, view: View | None = None
 ) -> Rule:
-    """The steps left to automatic differentiation: what `mixed_mode` is compared with. It keeps every activation."""
+    """The steps left to automatic differentiation: what `mixed_mode` is compared with. It keeps every activation.
+
+    Raises:
+      ValueError: when it runs, where `axis` is given.
+    """
 
     def step(weights: Weights, example: Example) -> Weights:
         grads = _mean_over(axis, jax.grad(loss)(weights.params, example.inputs, example.targets))

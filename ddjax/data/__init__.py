@@ -7,7 +7,7 @@ from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.sampling import make_draw_batch
 from ddjax.data.sources import DATASETS, load_dataset, prepare
 from ddjax.data.splitting import hold_out
-from ddjax.data.transforms import Standardise, Transform, Whiten, transform_from_json
+from ddjax.data.transforms import Standardise, Transform, Whiten, transform_for, transform_from_json
 
 __all__ = [
     "DATASETS",
@@ -27,6 +27,7 @@ __all__ = [
     "make_draw_batch",
     "parse_shape",
     "prepare",
+    "transform_for",
     "transform_from_json",
     "whitened",
 ]

@@ -1,5 +1,8 @@
 """Downloads the raw files of a named set and writes them as a tensorflow-datasets folder, without TensorFlow."""
 
+import glob
+import hashlib
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -7,15 +10,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.catalogue.entry import Entry, Key, Record
+from ddjax.data.prepared import find_prepared
 from ddjax.errors import InputError
+from ddjax.storage import lock
 
 _PROBE_SECONDS = 15
 
 
 def download_and_prepare(name: str, root: Path) -> Path:
-    """Fetches and writes `<root>/<folder>/<version>`; returns that folder. It appears whole or not at all.
+    """Fetches and writes `<root>/<folder>/<version>`; returns that folder. It appears whole or not at all. Of several calls at
+    once the others wait for the first.
 
     Raises:
       InputError: the files could not be fetched, are not what was published, or the folder cannot be written.
@@ -24,17 +32,35 @@ def download_and_prepare(name: str, root: Path) -> Path:
         "check the network and the folder and try again, or prepare it on another machine, copy the folder and set "
         "TFDS_DATA_DIR to it"
     )
-    unfinished = root / CATALOGUE[name].folder / CATALOGUE[name].version
-    if unfinished.exists():  # tensorflow-datasets would take it for prepared, whatever it holds
-        raise InputError(f"{unfinished} exists but holds no dataset_info.json: delete it and try again")
+    folder = root / CATALOGUE[name].folder
     try:
-        _probe(next(iter(CATALOGUE[name].files.values())).url)
-        return _build(name, root)
+        root.mkdir(parents=True, exist_ok=True)
+        with lock.held(root, f".{name}.lock", wait=True):
+            if (finished := find_prepared(name, root)) is not None:  # by whoever held it before
+                return finished
+            unfinished = folder / CATALOGUE[name].version
+            if unfinished.exists():  # tensorflow-datasets would take it for prepared, whatever it holds
+                raise InputError(f"{unfinished} exists but holds no dataset_info.json: delete it and try again")
+            _clear(name, folder, root / "downloads")
+            _probe(next(iter(CATALOGUE[name].files.values())).url)
+            return _build(name, root)
     except (InputError, ImportError, MemoryError):
         raise
     except Exception as error:  # requests, urllib3, tensorflow-datasets, gzip, tarfile and scipy each raise their own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"{name} could not be prepared in {root} ({reason}): {advice}") from error
+
+
+def _clear(name: str, folder: Path, downloads: Path) -> None:
+    """Takes away what calls that were killed have left, of which none is under way: drafts of the folder, and of its files."""
+    from tensorflow_datasets.core.download import resource
+
+    drafts = list(folder.glob("incomplete.*"))
+    for file in CATALOGUE[name].files.values():
+        place = resource.get_dl_fname(file.url, hashlib.sha256(file.url.encode()).hexdigest())
+        drafts += downloads.glob(f"{glob.escape(place)}.tmp.*")
+    for draft in drafts:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _probe(url: str) -> None:
@@ -97,12 +123,23 @@ def _builder_class(name: str) -> Any:
 
 
 def _records(entry: Entry, files: Mapping[str, Path], split: str) -> Iterator[tuple[Key, Record]]:
+    total = hashlib.sha256()
     try:
-        yield from entry.stored.records(files, split)
+        for key, record in entry.stored.records(files, split):
+            if split in entry.digests:
+                add_to_digest(total, record)
+            yield key, record
+        if total.hexdigest() != entry.digests.get(split, total.hexdigest()):
+            raise ValueError(f"the {split} examples are not those that were published")
     except Exception:
         # A log-in page saved in place of the file, say. Kept, it would be taken for the download for ever.
         _discard(files)
         raise
+
+
+def add_to_digest(total: Any, record: Record) -> None:
+    """A picture's bytes and its class."""
+    total.update(np.asarray(record["image"]).tobytes() + f"{record['label']};".encode())
 
 
 def _discard(files: Mapping[str, Path]) -> None:

@@ -1,8 +1,5 @@
 """A user's own data in one .npz file, checked before anything is computed from it."""
 
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +9,10 @@ from ddjax.data.arrays import checked_dataset, fail
 from ddjax.data.dataset import Dataset, MissingDataError
 from ddjax.data.mapped import array_of
 from ddjax.errors import InputError
+from ddjax.storage.archive import ARCHIVE_DAMAGE, too_dense
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
-_MOST, _DENSEST = 2**28, 250  # bytes that may come of anything, and how many of one byte beyond that
 _OPTIONAL = ("mean", "std", "class_names", "feature_names")
-# What NumPy raises on archives with flipped or missing bytes, found by flipping them.
-ARCHIVE_DAMAGE = (
-    *(OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, KeyError, AttributeError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, OverflowError),
-)
 
 
 def load_npz(path: Path) -> Dataset:
@@ -63,7 +55,8 @@ def _read_members(path: Path, archive: Any) -> dict[str, np.ndarray]:
     if missing:
         found = _listed(archive.files) if archive.files else "nothing"
         fail(str(path), f"{_listed(missing)} missing (found {found})", f"save {_listed(_REQUIRED)}")
-    _require_size(path, archive)
+    if (dense := too_dense(archive, path.stat().st_size)) is not None:
+        fail(str(path), dense, "save it with numpy.savez, uncompressed, if that is meant")
     arrays = {}
     for name in (*_REQUIRED, *(name for name in _OPTIONAL if name in archive.files)):
         try:
@@ -82,11 +75,3 @@ def _read_members(path: Path, archive: Any) -> dict[str, np.ndarray]:
 
 def _listed(names: Any) -> str:
     return ", ".join(names)
-
-
-def _require_size(path: Path, archive: Any) -> None:
-    """A small file may not become gigabytes: what is that dense holds nothing to learn from."""
-    whole, stored = sum(member.file_size for member in archive.zip.infolist()), max(path.stat().st_size, 1)
-    if whole > max(_MOST, _DENSEST * stored):
-        what = f"{stored / 1e6:.1f} MB hold arrays of {whole / 1e9:.1f} GB"
-        fail(str(path), what, "save it with numpy.savez, uncompressed, if that is meant")

@@ -20,9 +20,9 @@ import numpy as np
 from ddjax.data.catalogue import CATALOGUE, records
 from ddjax.data.dataset import Dataset, MissingDataError
 from ddjax.data.mapped import array_of
-from ddjax.data.npz import ARCHIVE_DAMAGE
 from ddjax.data.transforms import Standardise
 from ddjax.errors import InputError
+from ddjax.storage.archive import ARCHIVE_DAMAGE
 
 _CACHE_FORMAT = "1"
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test", "class_names")
@@ -30,7 +30,11 @@ _ARRAYS = ("x_train", "y_train", "x_test", "y_test", "class_names")
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """The folder of prepared sets: data_dir, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    try:
+        return root.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{root} is no folder of prepared data sets ({error}): give another --data-dir") from error
 
 
 def find_prepared(name: str, root: Path) -> Path | None:

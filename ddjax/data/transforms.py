@@ -101,7 +101,10 @@ class Whiten(NamedTuple):
     def inverse(self, images: Array, /) -> Array:
         flat: Any = images.reshape(len(images), -1)
         solve: Any = np.linalg.solve if isinstance(images, np.ndarray) else jnp.linalg.solve
-        plain = solve(self.matrix, flat.T).T + self.centre.reshape(1, -1)
+        try:
+            plain = solve(self.matrix, flat.T).T + self.centre.reshape(1, -1)
+        except np.linalg.LinAlgError as error:
+            raise InputError(f"the transform 'zca' cannot be undone ({error}): copy or write its file again") from error
         return cast(Array, self.first.inverse(plain.reshape(images.shape).astype(np.float32)))
 
     def to_json(self) -> dict[str, Any]:
@@ -168,5 +171,25 @@ def transform_from_json(saved: Any) -> Transform:
         raise InputError(f"there is no transform of kind {kind!r}: the kinds are {', '.join(KINDS)}")
     try:
         return KINDS[kind](**{name: value for name, value in saved.items() if name != "kind"})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"the transform {kind!r} is damaged ({error}): copy or write its file again") from error
+
+
+def transform_for(saved: Any, shape: tuple[int, ...]) -> Transform:
+    """`transform_from_json`, for inputs of this shape.
+
+    Raises:
+      InputError: besides, one that does not fit such inputs, or makes numbers of zeros that are not finite.
+    """
+    transform = transform_from_json(saved)
+    try:
+        with np.errstate(all="ignore"):
+            there = transform(np.zeros((1, *shape), np.float32))
+            fits = there.shape[1:] == shape and bool(np.isfinite(there).all())
+    except ValueError:  # what NumPy raises where shapes do not go together
+        fits = False
+    if not fits:
+        raise InputError(
+            f"the transform {saved['kind']!r} does not fit inputs {list(shape)}: copy or write its file again"
+        )
+    return transform

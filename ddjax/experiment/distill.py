@@ -67,6 +67,7 @@ def distill(
       InputError: bad settings, data or output folder; nothing has been written then.
       InterruptedRunError, NonFiniteError: see `training.loop.run`; the folder can be resumed.
       LostProcessError: another process of this run has ended; the folder can be resumed, with any number of processes.
+      StorageError: the folder takes no more; what was saved before is intact.
     """
     if isinstance(recipe, str):
         name = name or recipe

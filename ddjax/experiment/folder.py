@@ -1,7 +1,6 @@
 """The folder of a run: whose it is, and what it was begun with; config.json says both before anything else is written."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,11 +9,33 @@ from typing import Any
 
 from ddjax.errors import InputError
 from ddjax.recipes import Recipe
-from ddjax.storage import lock
+from ddjax.storage import lock, schema
 from ddjax.storage.files import read_json, write_json
 from ddjax.storage.metrics import read_metrics
 
 CONFIG, SUMMARY = "config.json", "summary.json"
+# What `provenance.origin` says of the making of a run.
+_ORIGIN = {
+    **dict.fromkeys(("commit", "code", "machine", "python"), schema.TEXT),
+    **dict.fromkeys(("versions", "inputs"), schema.OBJECT),
+}
+_CONFIG = {
+    "name": schema.TEXT,
+    "model": schema.TEXT,
+    "recipe": schema.OBJECT,
+    "origins": schema.list_of(schema.OBJECT, "a list of objects"),
+}
+# Of `outcome.Summary` what pages and lists tell.
+_SUMMARY = {
+    **dict.fromkeys(("images", "inner_steps", "num_train", "num_test", "outer_steps", "best_step"), schema.COUNT),
+    "distilled": schema.OBJECT,
+    **{f"distilled/{name}": kind for name, kind in (schema.SCORES | schema.BEFORE).items()},
+    "random_real": schema.OBJECT,
+    **{f"random_real/{name}": kind for name, kind in schema.SCORES.items()},
+    "all_data": schema.OBJECT,
+    **{f"all_data/{name}": kind for name, kind in schema.SCORES.items()},
+    "poisoning": schema.OBJECT,
+}
 _NOTHING = {lock.LOCK, f"{CONFIG}.tmp"}  # what a call that was killed at its very beginning leaves
 
 
@@ -39,9 +60,49 @@ class Config:
 
     @classmethod
     def read(cls, folder: Path) -> "Config":
-        """Raises OSError, ValueError, TypeError or LookupError where the file is not what `write` wrote."""
-        held = json.loads((folder / CONFIG).read_text())
-        return cls(held["name"], held["model"], Recipe.from_json(held["recipe"]), tuple(held["origins"]))
+        """What `write` wrote.
+
+        Raises:
+          InputError: there is none, or it is damaged; the message says what is wrong with it.
+        """
+        path = folder / CONFIG
+        held = read_json(path)
+        try:
+            schema.check(held, _CONFIG, needs=_CONFIG)
+            recipe = Recipe.from_json(held["recipe"])
+            recipe.validate()
+            origins = checked_origins(held["origins"])
+        except ValueError as error:
+            raise InputError(f"{path} is damaged, or of an older ddjax ({error}): choose another --out") from error
+        return cls(held["name"], held["model"], recipe, origins)
+
+
+def checked_origins(held: Any) -> tuple[dict[str, Any], ...]:
+    """Where figures were made, one or more.
+
+    Raises:
+      ValueError: one of them is not what `provenance.origin` says.
+    """
+    if not held or not isinstance(held, list):
+        raise ValueError("'origins' is not a list of one or more")
+    for origin in held:
+        schema.check(origin, _ORIGIN, needs=_ORIGIN)
+    return tuple(held)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What `summary.json` of a run says; nothing where there is none.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    held, path = read_json(folder / SUMMARY), folder / SUMMARY
+    try:
+        if held:
+            schema.check(held, _SUMMARY, needs=set(_SUMMARY) - {"random_real", "all_data", "poisoning"})
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): remove it, or make it again") from error
+    return held
 
 
 @contextmanager
@@ -70,18 +131,11 @@ def claim_folder(
             if (out / CONFIG).is_file():
                 if not resume:
                     raise InputError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-                wanted = _continued(_held(out), wanted, out, accept_changes, finished)
+                wanted = _continued(Config.read(out), wanted, out, accept_changes, finished)
             wanted.write(out)
         except OSError as error:
             raise InputError(f"cannot use {out} as output folder ({error}): choose another --out") from error
         yield wanted
-
-
-def _held(out: Path) -> Config:
-    try:
-        return Config.read(out)
-    except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{out / CONFIG} is damaged, or of an older ddjax: choose another --out") from error
 
 
 def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool, finished: bool) -> Config:
@@ -155,12 +209,12 @@ def find_runs(root: Path) -> list[Found]:
 def _found(folder: Path) -> Found:
     try:
         config = Config.read(folder)
-    except (OSError, ValueError, TypeError, LookupError):
+        rows = read_metrics(folder / "metrics.jsonl")
+    except InputError:
         return Found(folder, None)
-    rows = read_metrics(folder / "metrics.jsonl")
     try:
-        test = float(read_json(folder / SUMMARY)["distilled"]["accuracy_mean"])
-    except (OSError, ValueError, TypeError, LookupError):  # there is none yet, or a damaged one
+        test = read_summary(folder).get("distilled", {}).get("accuracy_mean")
+    except InputError:
         test = None
     if not rows:
         return Found(folder, config, test=test)

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from ddjax.core.distilled import DistilledData, fixed_labels
+from ddjax.errors import InputError
 from ddjax.evaluation import baselines
 from ddjax.evaluation.measure import confusion, evaluate, measure_trained
 from ddjax.evaluation.poisoning import poisoning_summary
-from ddjax.experiment.folder import SUMMARY, Config
+from ddjax.experiment.folder import SUMMARY, Config, read_summary
 from ddjax.experiment.setup import Experiment
 from ddjax.models import describe_model
 from ddjax.recipes import Recipe
@@ -83,9 +84,9 @@ class Distillation(NamedTuple):
 def finished(folder: Path, recipe: Recipe, *, compare: bool) -> Distillation | None:
     """What the folder holds of a run that went to its end, or None where it did not, or lacks the comparison."""
     try:
-        summary = Summary(**json.loads((folder / SUMMARY).read_text()))
+        summary = Summary(**read_summary(folder))
         held = artifact.load_artifact(folder)
-    except (OSError, ValueError, TypeError):
+    except (InputError, TypeError):
         return None
     patience, every = recipe.report.patience, recipe.report.eval_every
     stalled = patience is not None and summary.outer_steps - summary.best_step >= patience * every

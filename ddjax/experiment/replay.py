@@ -11,8 +11,8 @@ import numpy as np
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
-from ddjax.data import Dataset, Split, Transform, load_dataset, parse_shape, transform_from_json
-from ddjax.errors import InputError
+from ddjax.data import Dataset, Split, load_dataset, parse_shape, transform_for
+from ddjax.errors import InputError, NonFiniteError
 from ddjax.evaluation.measure import Evaluation, confusion, evaluate, measure_trained
 from ddjax.experiment.setup import OWN, directions, make_problem, outer_labels
 from ddjax.experiment.starts import Nets, Starts, fresh_networks, make_starts, one_network
@@ -57,19 +57,10 @@ def reopen(
     if fresh:
         artifact = artifact._replace(params=None)
     distilled, metadata, params = artifact
-    try:
-        recipe = Recipe.from_json(metadata["recipe"])
-        recipe.validate()
-        spec = metadata["model"]
-        shape, classes = tuple(spec["input_shape"]), int(spec["num_classes"])
-        _require_tensors(path, distilled, recipe, shape, classes)  # before anything of these sizes is made
-        transform = transform_from_json(metadata["transform"])
-        if not _fits(transform, shape):
-            raise ValueError(f"'transform', which does not fit inputs {list(shape)}")
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: the 'ddjax' header lacks or misstates {error}: copy or distill it again") from error
+    recipe, shape = Recipe.from_json(metadata["recipe"]), distilled.images.shape[2:]
+    classes = distilled.labels.shape[-1]
+    _require_tensors(path, distilled, recipe)
+    transform = transform_for(metadata["transform"], shape)
     needs_start = params is None and not fresh
     given: dict[str, Any] = {"data": data, "model": model, "data_dir": data_dir}
     recipe = allowed(path, recipe, metadata, needs_start=needs_start, **given)
@@ -93,7 +84,8 @@ def reopen(
     if fresh:
         starts = fresh_networks(model, stream(key, "weights"), valid_nets=1, test_nets=recipe.report.test_nets)
     else:
-        starts = make_starts(recipe, model, dataset, key) if params is None else one_network(params)
+        few = recipe.replace(valid_nets=1)  # which nobody asks for, and a header may have made very many
+        starts = make_starts(few, model, dataset, key) if params is None else one_network(params)
     problem = make_problem(model, recipe.inner.direction, False, starts.draw)  # whose labels are probabilities now
     problem = problem._replace(direction=directions(recipe.inner))
     return Reopened(artifact, recipe, model, problem, starts, dataset, test, taken_for, key)
@@ -121,11 +113,14 @@ def evaluate_artifact(
 
     Raises:
       InputError: the artefact, its data or its model cannot be used together.
+      NonFiniteError: a network's loss is not finite, so that its accuracy says nothing.
     """
     found = reopen(path, model=model, data=data, data_dir=data_dir)
     nets = _as_many(found.starts, num_nets)
     key, distilled = stream(found.key, "test"), found.artifact.distilled
-    return evaluate(key, found.problem, distilled, found.test, **nets._asdict()), len(found.test.labels)
+    evaluation = evaluate(key, found.problem, distilled, found.test, **nets._asdict())
+    require_finite(path, evaluation.loss[:, [0, -1]])
+    return evaluation, len(found.test.labels)
 
 
 def confusion_of_artifact(
@@ -153,11 +148,14 @@ def confusion_of_artifact(
     return counts
 
 
-def _fits(transform: Transform, shape: tuple[int, ...]) -> bool:
-    try:
-        return transform(np.zeros((1, *shape), np.float32)).shape[1:] == shape
-    except ValueError:  # what NumPy raises where shapes do not go together
-        return False
+def require_finite(path: str | os.PathLike[str], losses: Any) -> None:
+    """Raises NonFiniteError where networks [n, ...] that were trained on an artefact have losses that are not finite."""
+    wrong = ~np.isfinite(np.asarray(losses)).reshape(len(losses), -1).all(axis=1)
+    if wrong.any():
+        raise NonFiniteError(
+            f"{path}: of {len(wrong)} networks {wrong.sum()} have a loss that is not finite: its learning rates are too large "
+            "for this network, or its images or transform too large for float32"
+        )
 
 
 def _as_many(starts: Starts, num_nets: int | None) -> Nets:
@@ -176,17 +174,10 @@ def _as_many(starts: Starts, num_nets: int | None) -> Nets:
     return nets._replace(num_nets=num_nets)
 
 
-def _require_tensors(
-    path: str | os.PathLike[str], distilled: DistilledData, recipe: Recipe, shape: tuple[int, ...], classes: int
-) -> None:
-    """What the header says of sizes must be what the tensors are."""
-    images, labels = distilled.images.shape[2:], distilled.labels.shape[-1]
-    if images != shape or labels != classes:
-        raise InputError(
-            f"{path}: images {list(images)} of {labels} classes, but its model reads {list(shape)} of {classes}"
-        )
-    pictures, rates = recipe.data.pictures, distilled.log_lrs.shape
-    if pictures is not None and parse_shape(pictures) != shape:
+def _require_tensors(path: str | os.PathLike[str], distilled: DistilledData, recipe: Recipe) -> None:
+    """What the recipe says of sizes must be what the tensors are, before anything of these sizes is made."""
+    images, pictures, rates = distilled.images.shape[2:], recipe.data.pictures, distilled.log_lrs.shape
+    if pictures is not None and parse_shape(pictures) != images:
         raise InputError(f"{path}: images {list(images)}, but its recipe has pictures of {pictures}")
     if rates != (recipe.inner.epochs, recipe.inner.steps):
         raise InputError(

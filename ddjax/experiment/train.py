@@ -14,7 +14,7 @@ from ddjax.core.inner import unroll
 from ddjax.core.losses import Params
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import float32, score
-from ddjax.experiment.replay import reopen
+from ddjax.experiment.replay import reopen, require_finite
 from ddjax.experiment.streams import stream
 from ddjax.models import Model
 from ddjax.storage import provenance, tensorfile
@@ -68,12 +68,16 @@ def train_artifact(
 
     Raises:
       InputError: the artefact, its data and its model cannot be used together, or a number makes no sense.
+      NonFiniteError: the trained network's loss is not finite; nothing is written.
+      StorageError: the weights cannot be written.
     """
     for flag, value in (("--epochs", epochs), ("--lr", lr), ("--batch-size", batch_size)):
         if not value > 0:
             raise InputError(f"{flag} is {value}: give a number above zero")
     if out is not None and out.exists():
         raise InputError(f"{out} exists: give another --out, or remove it")
+    if out is not None and not os.access(out.absolute().parent, os.W_OK):
+        raise InputError(f"{out} cannot be written: give an --out in a folder that can")
     found = reopen(path, model=model, data=data, data_dir=data_dir, fresh=fresh or model is not None)
     start_key, order_key = jax.random.split(jax.random.fold_in(stream(found.key, "test"), seed))
     nets = found.starts.test
@@ -90,7 +94,11 @@ def train_artifact(
             trained = jax.jit(functools.partial(by_minibatches, found.problem.inner_loss, **options))
             params = jax.tree.map(np.asarray, trained(order_key, start, *rows_of(distilled)))
     scored = jax.jit(functools.partial(score, found.problem.apply))
-    before, after = (100.0 * float(scored(weights, found.test)[0]) for weights in (start, params))
+    (before, _), (after, loss) = (
+        (100.0 * float(accuracy), float(loss))
+        for accuracy, loss in (scored(weights, found.test) for weights in (start, params))
+    )
+    require_finite(path, [loss])
     if out is not None:
         artifact = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         told = {"way": way, "seed": seed, "fresh": fresh or model is not None, "accuracy": after}

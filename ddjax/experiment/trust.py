@@ -12,6 +12,7 @@ from ddjax.errors import InputError
 from ddjax.experiment.folder import Config
 from ddjax.recipes import Recipe
 from ddjax.storage import provenance
+from ddjax.storage.files import is_file
 
 
 def allowed(
@@ -77,7 +78,7 @@ def require_same_data(path: str | os.PathLike[str], metadata: dict[str, Any], di
 def _made_here(folder: Path, recipe: Recipe) -> bool:
     try:
         begun = Config.read(folder).recipe
-    except (OSError, ValueError, TypeError, LookupError):
+    except InputError:
         return False
     same = dataclasses.replace(begun, outer=recipe.outer, report=recipe.report)  # which a run may be prolonged in
     return same == recipe
@@ -93,7 +94,7 @@ def _pool(path: str | os.PathLike[str], folder: Path, pool: str, digest: str | N
     """Where the pool of this digest lies: where the header says, or beside the artefact."""
     places = [Path(pool), folder / Path(pool).name]
     for place in places:
-        if place.is_file() and provenance.digest_of_file(place) == digest:
+        if is_file(place) and provenance.digest_of_file(place) == digest:
             return place
     where = " and ".join(str(place) for place in dict.fromkeys(places))
     raise InputError(

@@ -159,7 +159,7 @@ class Work:
         """Whether the folder of the work holds this very run, begun and not finished."""
         try:
             begun = Config.read(self.work).recipe
-        except (OSError, ValueError, TypeError, LookupError):
+        except InputError:
             return False
         return begun == self.recipe and finished(self.work, self.recipe, compare=False) is None
 

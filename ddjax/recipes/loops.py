@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ddjax.recipes.part import DECAY, NOT_NEGATIVE, RATE, WHOLE, Part, Range
+from ddjax.recipes.part import DECAY, NOT_NEGATIVE, WHOLE, Part, Range
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Inner(Part):
     """Learn soft labels too (not in the paper, whose labels are fixed and one-hot)."""
     remat: bool = False
     """Keep the weights of each epoch only and compute those within it again: less memory, one more forward pass."""
-    RANGES: ClassVar[Mapping[str, Range]] = {"momentum": DECAY, "weight_decay": NOT_NEGATIVE, "inner_lr": RATE}
+    RANGES: ClassVar[Mapping[str, Range]] = {"momentum": DECAY, "weight_decay": NOT_NEGATIVE}
 
 
 @dataclass(frozen=True)

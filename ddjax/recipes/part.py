@@ -1,7 +1,6 @@
 """What a part of a recipe is, and which values of its settings make sense. Nothing here imports jax."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -16,17 +15,20 @@ class Range(NamedTuple):
     wanted: str
 
 
-_ABOVE_ZERO = Range(lambda x: 0 < x < math.inf, "a finite number above zero")
-NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "a finite number, zero or above")
-DECAY = Range(lambda x: 0 <= x < 1, "a number in [0, 1)")
-WHOLE = Range(lambda x: 0 <= x < math.inf, "an integer, zero or above")
-RATE = Range(lambda x: 1e-30 <= x < math.inf, "a finite number of at least 1e-30, or float32 takes it for zero")
+# Numbers become float32 and int32, for which others are zero, infinite, or one.
+_LEAST, _MOST, _NEAR_ONE, _MOST_INT = 1e-30, 1e30, 0.999999, 2**31 - 1
+_FLOAT = Range(lambda x: _LEAST <= x <= _MOST, f"a finite number above zero, from {_LEAST:g} to {_MOST:g}")
+_INTEGER = Range(lambda x: 0 < x <= _MOST_INT, f"a finite number above zero, up to {_MOST_INT}")
+NOT_NEGATIVE = Range(lambda x: x == 0 or _LEAST <= x <= _MOST, f"a finite number, zero or from {_LEAST:g} to {_MOST:g}")
+DECAY = Range(lambda x: 0 <= x <= _NEAR_ONE, f"a number from 0 to {_NEAR_ONE}")
+WHOLE = Range(lambda x: 0 <= x <= _MOST_INT, f"an integer from 0 to {_MOST_INT}")
 MANY = Range(lambda x: 1 <= x <= 100_000, "an integer from 1 to 100000")
 SEED = Range(lambda x: 0 <= x < 2**32, "an integer from 0 to 4294967295")
 
 
 class Part:
-    """A part of a recipe. Numbers are finite and above zero where `RANGES` does not say otherwise."""
+    """A part of a recipe. Numbers are above zero, and such that float32 and int32 hold them, where `RANGES` does not say
+    otherwise."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {}
 
@@ -35,14 +37,15 @@ class Part:
         hints = get_type_hints(type(self))
         for entry in dataclasses.fields(self):  # type: ignore[arg-type]  # every part is a dataclass
             flag = "--" + entry.name.replace("_", "-")
-            _check(flag, getattr(self, entry.name), hints[entry.name], self.RANGES.get(entry.name, _ABOVE_ZERO))
+            _check(flag, getattr(self, entry.name), hints[entry.name], self.RANGES.get(entry.name))
 
 
-def _check(flag: str, value: Any, hint: Any, within: Range) -> None:
+def _check(flag: str, value: Any, hint: Any, within: Range | None) -> None:
     options = [] if get_origin(hint) is Literal else get_args(hint)
     if value is None and NoneType in options:
         return
     kind = next((option for option in options if option is not NoneType), hint)
+    within = within or (_INTEGER if kind is int else _FLOAT)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise InputError(f"{flag} is {value!r}: choose one of {', '.join(get_args(kind))}")

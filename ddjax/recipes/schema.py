@@ -46,7 +46,7 @@ class Data(Part):
         if self.poison is None:
             return None
         parts = self.poison.split(":")
-        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
             raise InputError(f"--poison is {self.poison!r}: give two class numbers as K:T, such as 0:1")
         from_class, to_class = map(int, parts)
         if from_class == to_class:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddjax.data import transform_from_json
+from ddjax.data import transform_for
 from ddjax.data.records import write_records
 from ddjax.errors import InputError
 from ddjax.storage.artifact import PLOT_NEEDS, Artifact
@@ -63,7 +63,7 @@ def _draft(out: Path) -> Iterator[Path]:
 
 def _arrays(artifact: Artifact) -> dict[str, np.ndarray]:
     images, labels, log_lrs = (np.asarray(leaf, np.float32) for leaf in artifact.distilled)
-    transform = transform_from_json(artifact.metadata["transform"])
+    transform = transform_for(artifact.metadata["transform"], images.shape[2:])
     pixels = np.stack([transform.inverse(step) for step in images])
     weights = {} if artifact.params is None else named("params", artifact.params)
     rates = np.exp(log_lrs)
@@ -91,7 +91,7 @@ def _png(artifact: Artifact, out: Path) -> None:
             array = np.rint(255 * np.clip(example, 0, 1)).astype(np.uint8)
             name = "".join(c if c.isalnum() else "_" for c in names[int(np.argmax(label))])
             picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-            picture.save(out / f"step{step:02}-{number:02}-{name}.png")
+            picture.save(out / f"step{step:02}-{number:02}-{name[:80]}.png")
 
 
 def _torch(artifact: Artifact, out: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddjax.data import transform_from_json
+from ddjax.data import transform_for
 from ddjax.storage.artifact import Artifact
 
 DPI = 120
@@ -35,7 +35,7 @@ def plot_images(artifact: Artifact, path: Path | IO[bytes]) -> None:
     if images.ndim == 3 and images.shape[-1] <= _TABLE:
         return _plot_table(artifact, path)
     names = as_text(artifact.metadata["class_names"])
-    transform = transform_from_json(artifact.metadata["transform"])
+    transform = transform_for(artifact.metadata["transform"], images.shape[2:])
     drawn_steps, drawn = _some(*images.shape[:2])
     steps, count = len(drawn_steps), len(drawn)
     columns = count if count <= 20 else 10
@@ -84,7 +84,7 @@ def _plot_table(artifact: Artifact, path: Path | IO[bytes]) -> None:
     )
     log_lrs = log_lrs[:, drawn_steps]
     rows = np.asarray(images).reshape(-1, columns)
-    values = np.asarray(transform_from_json(artifact.metadata["transform"]).inverse(rows))
+    values = np.asarray(transform_for(artifact.metadata["transform"], images.shape[2:]).inverse(rows))
     names = as_text(artifact.metadata.get("feature_names") or map(str, range(columns)))
     class_names = as_text(artifact.metadata["class_names"])
     fig = Figure(figsize=(0.62 * columns + 3.2, 0.26 * len(rows) + 1.8), layout="constrained")

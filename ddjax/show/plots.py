@@ -1,5 +1,6 @@
 """Pictures of a run: beside the distilled images (see `images`) the curve of the outer loop, learning rates, classes, rows."""
 
+import math
 from pathlib import Path
 from typing import IO, Any
 
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
+from ddjax.recipes import Recipe
 from ddjax.show.animation import animate
 from ddjax.show.images import DPI, as_text, plot_images as plot_images
 from ddjax.storage.artifact import PLOT_NEEDS, Artifact
@@ -31,7 +33,7 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path | IO[bytes]) -> None:
         ("valid_accuracy_average", "average of iterates"),
         ("best_valid_accuracy", "best so far"),
     ):
-        right.plot(steps, [100 * row[key] for row in metrics], label=label)
+        right.plot(steps, [100 * row.get(key, math.nan) for row in metrics], label=label)
     right.set(xlabel="outer step", ylabel="held-out accuracy, %")
     for axis in (left, right):
         _finish(axis)
@@ -56,7 +58,7 @@ def plot_learning_rates(artifact: Artifact, path: Path | IO[bytes]) -> None:
     for number, (at, line) in enumerate(zip(np.split(np.arange(1, lrs.size + 1), len(lines)), lines, strict=True), 1):
         axis.plot(at, line, "o-", label=f"epoch {number}" if len(lines) == epochs else "one step an epoch")
     axis.axhline(
-        artifact.metadata["recipe"]["inner"]["inner_lr"],
+        Recipe.from_json(artifact.metadata["recipe"]).inner.inner_lr,
         color="gray",
         linewidth=0.8,
         linestyle="--",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ddjax.recipes import Recipe
 from ddjax.show import markup, plots
 from ddjax.show.animation import animate
 from ddjax.storage.artifact import PLOT_NEEDS, Artifact
@@ -116,7 +117,7 @@ def _head(told: Told) -> str:
         for what, figure in _figures(told)
     )
     count = f"{told.summary['num_test']} test examples" if told.summary else "the test examples"
-    labels = " by the poison's labels" if told.artifact.metadata["recipe"].get("data", {}).get("poison") else ""
+    labels = " by the poison's labels" if Recipe.from_json(told.artifact.metadata["recipe"]).data.poison else ""
     tested = f"Accuracy on {count}{labels}, %:"
     figures = f'<p>{tested}</p><div class="figures">{cards}</div>' if cards else ""
     return f"<h1>{markup.text(_name(told))}</h1><p>{markup.text(_what(told.artifact))}</p>{figures}"
@@ -165,14 +166,14 @@ def _course(told: Told) -> str:
 
 def _use(told: Told) -> str:
     images, labels, log_lrs = told.artifact.distilled
-    inner = told.artifact.metadata["recipe"]["inner"]
+    inner = Recipe.from_json(told.artifact.metadata["recipe"]).inner
     code = _USE.format(
         images=list(images.shape),
         labels=list(labels.shape),
         rates=list(log_lrs.shape),
         epochs=log_lrs.shape[0],
         steps=log_lrs.shape[1],
-        optimiser="plain gradient descent" if inner.get("direction", "gd") == "gd" else f"by {inner['direction']}",
+        optimiser="plain gradient descent" if inner.direction == "gd" else f"by {inner.direction}",
     )
     fixed = told.artifact.params is not None
     fresh = (

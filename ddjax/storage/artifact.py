@@ -15,7 +15,8 @@ import numpy as np
 from ddjax.core.distilled import DistilledData
 from ddjax.errors import InputError
 from ddjax.recipes import Recipe
-from ddjax.storage import tensorfile
+from ddjax.storage import schema, tensorfile
+from ddjax.storage.files import is_file
 
 FILE_NAME = "distilled.safetensors"
 
@@ -24,6 +25,23 @@ EVALUATE_NEEDS = ("recipe", "transform", "model")
 PLOT_NEEDS = ("recipe", "transform", "class_names")
 
 _AGAIN = "copy or distill it again"
+# What there is of a header is of these kinds.
+_HEADER = {
+    **dict.fromkeys(("name", "data", "data_source"), schema.TEXT),
+    "data_digest": schema.or_none(schema.TEXT),
+    **dict.fromkeys(("recipe", "transform", "model", "versions"), schema.OBJECT),
+    "model/name": schema.TEXT,
+    "model/input_shape": schema.SHAPE,
+    "model/num_classes": schema.COUNT,
+    **dict.fromkeys(("class_names", "feature_names"), schema.TEXTS),
+    "pool": schema.or_none(schema.OBJECT),
+    **dict.fromkeys(("pool/data_source", "pool/digest"), schema.or_none(schema.TEXT)),
+    **dict.fromkeys(("outer_steps", "best_step"), schema.COUNT),
+    "valid_accuracy": schema.FIGURE,
+    "accuracy": schema.OBJECT,
+    **{f"accuracy/{name}": kind for name, kind in (schema.SCORES | schema.BEFORE).items()},
+}
+_NEEDS = {"model/input_shape", "model/num_classes", *(name for name in _HEADER if name.startswith("accuracy/"))}
 
 
 class Artifact(NamedTuple):
@@ -40,13 +58,39 @@ class Artifact(NamedTuple):
     params: dict[str, Any] | None
 
     def require(self, names: Iterable[str], path: str | os.PathLike[str] = "the artefact") -> None:
-        """Raises InputError where the header lacks some of `names`, with `path` in its message."""
+        """Sees to it that a header can be used: before anything of it is.
+
+        Args:
+          names: entries that it must have; see `save_artifact`.
+          path: what messages call the artefact.
+
+        Raises:
+          InputError: one is missing, is not of its kind or in its range, or is not of the sizes of the tensors.
+        """
         missing = [name for name in names if name not in self.metadata]
         if missing:
             raise InputError(
                 f"{path}: the 'ddjax' header lacks {', '.join(missing)}: save it with that (see ddjax.save_artifact), or "
                 "distill it again"
             )
+        try:
+            schema.check(self.metadata, _HEADER, _NEEDS)
+            self._require_sizes()
+            if "recipe" in names:
+                Recipe.from_json(self.metadata["recipe"]).validate()
+        except ValueError as error:
+            raise InputError(f"{path}: the 'ddjax' header misstates something ({error}): {_AGAIN}") from error
+
+    def _require_sizes(self) -> None:
+        shape, classes = list(self.distilled.images.shape[2:]), self.distilled.labels.shape[-1]
+        model = self.metadata.get("model", {"input_shape": shape, "num_classes": classes})
+        if (model["input_shape"], model["num_classes"]) != (shape, classes):
+            raise ValueError(
+                f"images {shape} of {classes} classes, but its model reads {model['input_shape']} of {model['num_classes']}"
+            )
+        for name, size in (("class_names", classes), ("feature_names", shape[0])):
+            if name in self.metadata and len(self.metadata[name]) != size:
+                raise ValueError(f"{name!r} has {len(self.metadata[name])} entries, but there are {size}")
 
 
 def save_artifact(
@@ -62,6 +106,10 @@ def save_artifact(
         them) and `model` ({"input_shape": [...], "num_classes": K}); to plot it `recipe`, `transform` and `class_names`, K
         strings.
       params: initial weights, a nested dict of arrays, where they are fixed.
+
+    Raises:
+      InputError: values are not finite in float32, or learning rates not above zero: nothing would read such a file.
+      StorageError: the file cannot be written.
     """
     tensors = {
         "images": np.asarray(distilled.images, np.float32),
@@ -70,6 +118,8 @@ def save_artifact(
     }
     if params is not None:
         tensors |= tensorfile.named("params", params)
+    tensors = {name: np.asarray(value, np.float32) for name, value in tensors.items()}
+    _require_usable(Path(path), tensors)
     tensorfile.write(Path(path), tensors, metadata)
 
 
@@ -80,9 +130,9 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
       InputError: no such file, damaged or not safetensors, not a ddjax artefact, of a newer format or inconsistent.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / FILE_NAME
-    if not path.is_file():
+    if not is_file(path):
+        path = path / FILE_NAME if os.path.isdir(path) else path
+    if not is_file(path):
         raise InputError(f"no artefact at {path}: give the folder of a finished run or a {FILE_NAME} file")
     tensors, metadata = tensorfile.read(path, _AGAIN)
     if metadata["format_version"] == 1:
@@ -123,7 +173,11 @@ def _distilled(path: Path, tensors: dict[str, Any]) -> DistilledData:
     if not consistent:
         shapes = ", ".join(f"{name} {list(tensors[name].shape)}" for name in names)
         raise InputError(f"{path} is inconsistent ({shapes}): expected [S, M, ...], [S, M, K] and [E, S]")
-    usable = all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in tensors.values())
-    if not (usable and (lrs > 0).all()):
-        raise InputError(f"{path} holds values that are not finite float32, or learning rates that are not above zero")
+    _require_usable(path, tensors)
     return DistilledData(images, labels, np.log(lrs))
+
+
+def _require_usable(path: Path, tensors: dict[str, Any]) -> None:
+    usable = all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in tensors.values())
+    if not (usable and (tensors["learning_rates"] > 0).all()):
+        raise InputError(f"{path} holds values that are not finite float32, or learning rates that are not above zero")

@@ -13,18 +13,23 @@ from typing import TextIO
 from ddjax.errors import InputError
 
 LOCK = "lock"
+_PATIENCE = 0.2  # seconds between two looks at a lock of another's
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, name: str = LOCK, *, wait: bool = False) -> Iterator[None]:
     """Holds a folder that exists, while it lasts.
+
+    Args:
+      folder: which; name: of the lock in it, for those who hold a part of it only.
+      wait: for another process, which is said, instead of raising InputError.
 
     Raises:
       InputError: another process holds it; the message says which, where, and since when.
       OSError: the folder cannot be written to.
     """
-    path = folder / LOCK
-    file = _locked(path)
+    path = folder / name
+    file = _locked(path, wait)
     try:
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         file.truncate(0)
@@ -36,7 +41,8 @@ def held(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _locked(path: Path) -> TextIO:
+def _locked(path: Path, wait: bool) -> TextIO:
+    told = False
     while True:
         file = path.open("a+")
         if sys.platform == "win32":  # which has no such locks
@@ -49,6 +55,12 @@ def _locked(path: Path) -> TextIO:
             file.seek(0)
             owner = _told(file.read())
             file.close()
+            if wait:
+                if not told:
+                    print(f"waiting for {owner}, which is at the same", flush=True)
+                told = True
+                time.sleep(_PATIENCE)
+                continue
             raise InputError(f"{path.parent} is in use by {owner}: wait for it, or choose another --out") from None
         except OSError:  # a file system that knows no locks
             return file

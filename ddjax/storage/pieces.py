@@ -1,12 +1,12 @@
 """Pieces of long work that lie in a folder until all of it is done, so that it can be interrupted and go on from there."""
 
 import io
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from ddjax.storage.archive import read_arrays
 from ddjax.storage.files import write_whole
 from ddjax.storage.processes import agreed
 
@@ -28,9 +28,9 @@ def pieces(folder: Path, work: str) -> Piece:
 
     def piece(number: int, compute: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
         path = folder / f"{work}-{number}.npz"
-        held = agreed(lambda: _held(path))
+        held = agreed(lambda: read_arrays(path))
         if held is not None:
-            return held
+            return list(held.values())
         arrays = compute()
         file = io.BytesIO()
         np.savez(file, *arrays)
@@ -38,11 +38,3 @@ def pieces(folder: Path, work: str) -> Piece:
         return arrays
 
     return piece
-
-
-def _held(path: Path) -> list[np.ndarray] | None:
-    try:
-        held = np.load(io.BytesIO(path.read_bytes()))
-        return [held[name] for name in held.files]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # there is none, or a damaged one
-        return None

@@ -13,6 +13,7 @@ import numpy as np
 
 from ddjax.errors import InputError
 from ddjax.storage import tensorfile
+from ddjax.storage.files import is_file
 from ddjax.storage.provenance import digest_of_file
 
 _AGAIN = "copy it again, or make it again with `ddjax pretrain`"
@@ -42,7 +43,7 @@ def load_pool(path: Path, init: Init) -> Pool:
     Raises:
       InputError: no such file, damaged, no pool, unfinished, or of networks of another architecture or class count.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"there is no pool of trained networks at {path}: make it with `ddjax pretrain RECIPE` first")
     nets, metadata = read_pool(path, init)
     held_out, wanted, made = metadata["test_nets"], metadata["wanted"], len(metadata["accuracy"])
@@ -62,7 +63,8 @@ def read_pool(path: Path, init: Init) -> tuple[Any, dict[str, Any]]:
         raise InputError(f"{path} is not a pool of networks: give a file that `ddjax pretrain` wrote")
     accuracy, held_out, wanted = (metadata.get(name) for name in ("accuracy", "test_nets", "wanted"))
     counts = type(held_out) is type(wanted) is int and 0 < held_out < wanted
-    if not (counts and isinstance(accuracy, list) and all(isinstance(value, float) for value in accuracy)):
+    good = isinstance(accuracy, list) and all(isinstance(value, float) and 0 <= value <= 100 for value in accuracy)
+    if not (counts and good and accuracy):
         raise InputError(f"{path} has a damaged 'ddjax' header: {_AGAIN}")
     if not all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in tensors.values()):
         raise InputError(f"{path} holds weights that are not finite float32: {_AGAIN}")

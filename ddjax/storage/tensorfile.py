@@ -11,6 +11,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from ddjax.errors import InputError
+from ddjax.storage import schema
 from ddjax.storage.files import write_whole
 
 FORMAT_VERSION = 2
@@ -52,11 +53,11 @@ def read(path: Path, again: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     if header is None:
         raise InputError(f"{path} is a safetensors file that ddjax did not write: its header has no 'ddjax' entry")
     try:
-        metadata = json.loads(header)
+        metadata = schema.parsed(header)
         version = metadata["format_version"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path} has a damaged 'ddjax' header: {again}") from error
-    if version not in READABLE:
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path} has a damaged 'ddjax' header ({error}): {again}") from error
+    if type(version) is not int or version not in READABLE:
         readable = " and ".join(map(str, READABLE))
         raise InputError(f"{path} has format version {version}, and this ddjax reads {readable}: update ddjax")
     return tensors, metadata

@@ -101,8 +101,10 @@ def pretrain_for(
 ) -> Pool:
     """The pool that a recipe starts from: its network, trained on its source data in the shape of its pictures.
 
-    `dataset` is used instead of the source that the recipe names. Arguments and errors as for `pretrain`; and InputError where
-    the recipe starts from no pool, or would have none left to distil with.
+    `dataset` is used instead of the source that the recipe names. Other arguments as for `pretrain`.
+
+    Raises:
+      InputError: the recipe starts from no pool, or would have none left to distil with; and as `pretrain`.
     """
     recipe.validate()
     network, pictures = recipe.network, recipe.data.pictures

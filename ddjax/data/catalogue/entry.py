@@ -1,7 +1,7 @@
 """What the catalogue knows of a data set: where its raw files are, and how their contents are written and read."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -46,6 +46,7 @@ class Entry:
     transform: by the constants that the literature uses; None means fitted to the training set.
     terms: on what terms the data may be used, in words, as far as their makers say.
     border: see `Dataset`.
+    digests: of the examples of each split, see `download.add_to_digest`, of a set whose files have no published checksums.
     crop: (height, width) that pictures of many sizes are brought to unless told otherwise; None: all have one size.
     """
 
@@ -58,4 +59,5 @@ class Entry:
     stored: Stored
     transform: Transform | None = None
     border: float = 0.0
+    digests: Mapping[str, str] = field(default_factory=dict)
     crop: tuple[int, int] | None = None

@@ -29,5 +29,9 @@ USPS = Entry(
         "test": RawFile("https://hastie.su.domains/ElemStatLearn/datasets/zip.test.gz"),
     },
     stored=WholePictures(_read, (16, 16, 1), id_digits=5),
+    digests={
+        "train": "273d2f0849534345aef57efffdbf3f1ac509dcca6717e2e78f225997518b66a7",
+        "test": "5b2537a0a00752c30fe4b62e9b88df5a3311b9c779e423b957d83d2954bfdaae",
+    },
     border=4 / 28,  # its digits fill the picture, where MNIST's keep to 20x20 of 28x28
 )
