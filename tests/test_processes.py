@@ -232,7 +232,7 @@ def test_two_processes_give_what_one_gives(by_two, tmp_path):
     for ours, theirs in zip(rows(folder / "run"), rows(tmp_path / "run"), strict=True):
         assert {**ours, "seconds": 0} == pytest.approx({**theirs, "seconds": 0}, rel=1e-3, abs=1e-3)
     nets, reference = (
-        read_pool(top / "pool.safetensors", ddjax.build_model("linear", (8, 8, 1), 10).init)[0]
+        read_pool(top / "pool.safetensors", ddjax.build_model("linear", (28, 28, 1), 10).init)[0]
         for top in (folder, tmp_path)
     )
     assert relative_error(nets, reference) < 1e-5
