@@ -58,6 +58,7 @@ EXPERIMENT, INNER, OUTER = "tests/test_experiment.py", "tests/test_inner.py", "t
 FAST = "tests/test_fast.py"
 EVALUATE, BASELINES, POISON = "tests/test_evaluate.py", "tests/test_baselines.py", "tests/test_poisoning.py"
 PRETRAIN = "tests/test_pretrain.py"
+PROCESSES, AS_ONE = "tests/test_processes.py", "test_two_processes_give_what_one_gives"
 OWN_DATA, FROZEN, TRAIN = "tests/test_own_data.py", "tests/test_frozen.py", "tests/test_train.py"
 EXPORT, REPORT = "tests/test_export.py", "tests/test_report.py"
 FOLDER, STRANGER = "tests/test_folder.py", "tests/test_stranger.py"
@@ -701,6 +702,17 @@ MUTANTS = (
            ("tests/test_data.py::test_what_calls_that_were_killed_have_left_is_cleared",)),
     Mutant("class numbers of any length", "recipes/schema.py", " and len(part) < 10", "",
            (f"{STRANGER}::test_class_numbers_have_few_digits",)),
+    # Several processes
+    Mutant("every process writes into the run's folder", "experiment/distill.py",
+           "mine = folder if first_process() else nowhere()", "mine = folder", (f"{PROCESSES}::{AS_ONE}",), named=True),
+    Mutant("a signal to another process is its own affair", "storage/processes.py", "int(votes[:, 0].max())",
+           "int(votes[0, 0])", (f"{PROCESSES}::{AS_ONE}",), named=True),
+    Mutant("the clock of any process saves", "storage/processes.py", "bool(votes[0, 1])", "bool(votes[:, 1].any())",
+           (f"{PROCESSES}::{AS_ONE}",)),
+    Mutant("inner steps are shared between processes", "training/devices.py", "share_steps=near", "share_steps=True",
+           (f"{PROCESSES}::{AS_ONE}",)),
+    Mutant("a process that is gone is a traceback", "storage/processes.py",
+           "raise LostProcessError(one_line(error)) from error", "raise", (f"{PROCESSES}::{AS_ONE}",)),
 )
 # fmt: on
 
