@@ -89,9 +89,8 @@ def distill(
             return Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
         folder = nowhere() if out is None else Path(out)
-        mine = (
-            folder if first_process() else nowhere()
-        )  # all processes write, since they do the same, but the first one alone to keep
+        # All processes write, since all do the same; what the first one writes is kept.
+        mine = folder if first_process() else nowhere()
         board = Board(folder / "tensorboard") if tensorboard and first_process() else None
         if board is not None:
             stack.callback(board.close)

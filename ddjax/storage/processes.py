@@ -21,14 +21,8 @@ from jax.experimental import multihost_utils
 from ddjax.errors import InputError, LostProcessError, one_line
 
 Answer = TypeVar("Answer")
-_LOST = (
-    "Gloo",
-    "NCCL",
-    "UNAVAILABLE",
-    "Connection",
-    "heartbeat",
-    "coordination",
-)  # of what is said of others that are gone
+# Words of what JAX says when another process is gone.
+_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "Connection", "heartbeat", "coordination")
 _LONGEST = 1000  # steps between two votes
 
 
