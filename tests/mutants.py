@@ -609,7 +609,7 @@ MUTANTS = (
            "lambda p: p[0]", (f"{BASELINES}::test_full_data_starts_from_the_given_networks_in_turn",)),
     # Examples that stay on the host
     Mutant("examples never stay on the host", "data/dataset.py",
-           "cls.on_device if memory.fits_device(nbytes) else cls.on_host", "cls.on_device",
+           "cls.on_device if fits else cls.on_host", "cls.on_device",
            (f"{HOST}::test_what_is_larger_than_its_share_of_a_device_stays_on_the_host",)),
     Mutant("the devices of a CPU have a memory each", "data/memory.py", "available() // len(devices)", "available()",
            (f"{HOST}::test_a_device_with_memory_of_its_own_is_asked",)),

@@ -520,6 +520,7 @@ def computed(recipe):
         feed,
         validate,
         folder,
+        records,
         *,
         outer_steps,
         eval_every,

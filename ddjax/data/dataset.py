@@ -16,6 +16,7 @@ from ddjax.data import memory
 from ddjax.data.host import OnHost
 from ddjax.data.transforms import Standardise, Transform, Whiten
 from ddjax.errors import InputError
+from ddjax.storage.processes import agreed
 
 _LARGEST = 64 * 64 * 3  # values of a picture, whose matrix takes 600 MB
 
@@ -104,7 +105,9 @@ class Split(NamedTuple):
         where they are no copy."""
         numbers = np.arange(len(inputs))[rows]
         nbytes = len(numbers) * inputs[:1].nbytes
-        place = cls.on_device if memory.fits_device(nbytes) else cls.on_host
+        # What is free is each process's own, and where examples lie decides what all of them compile.
+        fits = agreed(lambda: memory.fits_device(nbytes))
+        place = cls.on_device if fits else cls.on_host
         return place(inputs, labels, transform, rows)
 
     @classmethod
