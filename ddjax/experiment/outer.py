@@ -163,4 +163,5 @@ def make_validation(experiment: Experiment) -> Validate:
             accuracy, loss = jax.vmap(one_network)(params_V)
         return jnp.mean(accuracy), jnp.mean(loss)
 
-    return lambda distilled: scores(jax.device_get(distilled), nets, valid)  # which lie on the outer step's own devices
+    # An outer step may use other devices than all.
+    return lambda distilled: scores(place(distilled, whole), nets, valid)
