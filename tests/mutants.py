@@ -607,7 +607,7 @@ MUTANTS = (
            "lambda p: p[0]", (f"{BASELINES}::test_full_data_starts_from_the_given_networks_in_turn",)),
     # Doors
     Mutant("a file that is no JSON is read all the same", "storage/schema.py", "if not isinstance(held, dict):", "if False:",
-           (f"{FOLDER}::test_a_damaged_config_is_one_line",)),
+           (f"{FOLDER}::test_a_damaged_row_costs_no_other",)),
     Mutant("what is nested is walked through whatever its depth", "storage/schema.py", "_DEEPEST, _LARGEST = 40, 2**63",
            "_DEEPEST, _LARGEST = 400, 2**63", (f"{STRANGER}::test_a_header_that_makes_no_sense_is_one_line",)),
     Mutant("numbers of any length are taken", "storage/schema.py", "abs(value) >= _LARGEST", "False",
