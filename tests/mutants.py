@@ -488,8 +488,7 @@ MUTANTS = (
            ("tests/test_frames.py::test_a_run_keeps_its_start_and_every_validation_and_draws_them",)),
     Mutant("frames past the step stay", "storage/frames.py", "if s <= step]", "if True]",
            ("tests/test_frames.py::test_frames_are_kept_in_order_and_dropped_past_the_step_that_a_run_goes_on_from",)),
-    Mutant("a tested network is tested again", "storage/pieces.py", "return [held[name] for name in held.files]",
-           "raise ValueError",
+    Mutant("a tested network is tested again", "storage/pieces.py", "return list(held.values())", "pass",
            ("tests/test_resume.py::test_an_interrupted_test_goes_on_with_the_networks_that_are_left",)),
     Mutant("another iterate's test counts", "experiment/outcome.py",
            "provenance.digest((told, *jax.tree.leaves(jax.device_get(best))))", "provenance.digest(())",
@@ -656,7 +655,7 @@ MUTANTS = (
            (f"{HOST}::test_what_has_to_be_in_memory_all_at_once_is_one_line",)),
     # Doors
     Mutant("a file that is no JSON is read all the same", "storage/schema.py", "if not isinstance(held, dict):", "if False:",
-           (f"{FOLDER}::test_a_damaged_config_is_one_line",)),
+           (f"{FOLDER}::test_a_damaged_row_costs_no_other",)),
     Mutant("what is nested is walked through whatever its depth", "storage/schema.py", "_DEEPEST, _LARGEST = 40, 2**63",
            "_DEEPEST, _LARGEST = 400, 2**63", (f"{STRANGER}::test_a_header_that_makes_no_sense_is_one_line",)),
     Mutant("numbers of any length are taken", "storage/schema.py", "abs(value) >= _LARGEST", "False",

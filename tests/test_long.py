@@ -1,8 +1,10 @@
 """The commands of tests/long/ in short, so that they work when somebody wants them long."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,10 +87,14 @@ def test_archives_that_lead_out_of_themselves_are_made(tmp_path):
         assert all(name.startswith("../") for name in archive.getnames())
 
 
-def test_a_run_is_looked_at_while_it_lasts(tmp_path):
+def test_a_run_is_looked_at(tmp_path):
     steps = command("steps")
-    linear = tuple("linear" if word == "mlp" else word for word in steps.WORDS)
-    looks = steps.watch(tmp_path, 40, every=0.05, words=(*linear, "--init", "fixed"))
-    assert looks and all(seen.memory > 1e8 and seen.files > 3 and seen.folder > 1e4 for seen in looks)
-    before, after = steps.quarters([seen._replace(seconds=i, steps=7 * i) for i, seen in enumerate(looks * 9)])
-    assert len(before) == len(after) and steps.speed(after) == pytest.approx(7)
+    this = SimpleNamespace(pid=os.getpid())
+    assert steps.look(this, tmp_path, 0.0) is None  # before its first validation
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 10}\n')
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "file").write_bytes(b"x" * 1000)
+    seen = steps.look(this, tmp_path, 0.0)
+    assert (seen.steps, seen.folder) == (10, 1000) and seen.memory > 1e7 and seen.files > 2
+    before, after = steps.quarters([seen._replace(seconds=i, steps=7 * i) for i in range(16)])
+    assert len(before) == len(after) == 4 and steps.speed(after) == pytest.approx(7)

@@ -116,7 +116,7 @@ def altered(chance: random.Random, held: Any) -> Any:
             node[key] = json.loads("[" * (deep := chance.choice((1, 30, 50))) + "]" * deep)
         elif what == 3 and isinstance(node, dict):
             node[chance.choice(("", "x" * 100, "steps", "kind", "more"))] = _odd(chance)
-        elif what == 4 and type(node[key]) in (int, float):
+        elif what == 4 and type(node[key]) in (int, float) and not abs(node[key]) > 1e300:
             node[key] *= chance.choice((-1, 0, 2, 0.1, 1e6, 1e-6, 1e30))
         else:
             node[key] = _odd(chance)

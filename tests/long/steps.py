@@ -42,7 +42,8 @@ def look(process: subprocess.Popen[bytes], out: Path, began: float) -> Look | No
         files = len(list((here / "fd").iterdir()))
     except (OSError, IndexError, ValueError):
         return None
-    sizes = [size for path in out.rglob("*") if path.name != "metrics.jsonl" and (size := size_of(path)) is not None]
+    paths = [Path(folder, name) for folder, _, names in os.walk(out) for name in names if name != "metrics.jsonl"]
+    sizes = [size for path in paths if (size := size_of(path)) is not None]
     return Look(time.monotonic() - began, steps, memory, files, sum(sizes))
 
 
