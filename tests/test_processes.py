@@ -32,6 +32,7 @@ from ddjax.storage.pools import read_pool
 from ddjax.training import devices
 from ddjax.training.loop import run
 
+BEGUN = []
 HERE = Path(__file__).parent
 STEPS = 600
 DISTILL = ("distill", "digits", "--model", "linear", "--no-compare", "--checkpoint-every", "0.2", "--eval-every", "50")
@@ -42,6 +43,16 @@ def promotion():
     """As users have it."""
     with jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+    """Whatever becomes of a test, its processes end."""
+    yield
+    while BEGUN:
+        process = BEGUN.pop()
+        process.kill()
+        process.wait()
 
 
 def start(words, count, folder, **environment):
@@ -61,6 +72,7 @@ def start(words, count, folder, **environment):
         own = {**os.environ, **known, **one_device, **environment, "JAX_PROCESS_ID": str(number)}
         with out.open("w") as stdout, err.open("w") as stderr:
             begun.append(subprocess.Popen([sys.executable, *words], env=own, stdout=stdout, stderr=stderr))
+    BEGUN.extend(begun)
     return begun
 
 
@@ -71,6 +83,7 @@ def ended(begun, folder, timeout=300):
     finally:
         for process in begun:
             process.kill()
+            process.wait()
     told = [[(folder / f"{kind}-{number}").read_text() for kind in ("out", "err")] for number in range(len(begun))]
     return [(status, *words) for status, words in zip(statuses, told, strict=True)]
 

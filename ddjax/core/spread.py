@@ -18,7 +18,9 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
 def place(tree: Tree, sharding: NamedSharding | None) -> Tree:
     """A tree of arrays as `sharding` has it, which may span several processes: each of them gives the same arrays, and holds
     its devices' part of them. None leaves them where they are."""
-    if sharding is None or sharding.is_fully_addressable:
+    if sharding is None:
+        return tree
+    if sharding.is_fully_addressable:
         put: Tree = jax.device_put(tree, sharding)
         return put
 
