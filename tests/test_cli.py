@@ -926,7 +926,7 @@ def test_output_folder_of_another_run(ddjax, vector_run, tmp_path):
     assert_refused(ddjax, [*same, "--resume", "--seed", 5], "other settings (seed 0 there, 5 now)")
     assert_refused(ddjax, [*own, "--model", "linear", "--resume"], "eval_every 4 there, 100 now")
     Path("out/config.json").write_text('{"recipe": {')
-    assert_refused(ddjax, [*same, "--resume"], "out/config.json is damaged, or of an older ddjax: choose another --out")
+    assert_refused(ddjax, [*same, "--resume"], "out/config.json is damaged (it is no JSON (")
 
 
 SHORT = (*OWN, *TINY, "--no-compare", "--out", "out")
@@ -1045,7 +1045,7 @@ WRONG_ARTEFACTS = {
     "no transform": (lambda t, h: h.pop("transform"), "the 'ddjax' header lacks transform"),
     "no mean": (lambda t, h: h["transform"].pop("mean"), "the transform 'standardise' is damaged"),
     "unknown transform": (lambda t, h: h["transform"].update(kind="pca"), "no transform of kind 'pca': the kinds are"),
-    "short mean": (lambda t, h: h["transform"].update(mean=[0.0] * 2, std=[1.0] * 2), "misstates"),
+    "short mean": (lambda t, h: h["transform"].update(mean=[0.0] * 2, std=[1.0] * 2), "does not fit inputs [6]"),
     "no tensors": (lambda t, h: t.pop("labels"), "lacks the tensors labels"),
     "nan": (lambda t, h: t.update(images=t["images"] * np.float32("nan")), "not finite"),
     "newer": (lambda t, h: h.update(format_version=99), "format version 99"),
@@ -1144,6 +1144,6 @@ def test_a_path_that_can_be_none_is_bad_input(ddjax):
 
 def test_errors_for_people_are_of_one_kind():
     kinds = [getattr(library, name) for name in library.__all__ if name.endswith("Error")]
-    assert len(kinds) == 6 and all(issubclass(kind, library.DdjaxError) for kind in kinds)
+    assert len(kinds) == 7 and all(issubclass(kind, library.DdjaxError) for kind in kinds)
     assert issubclass(library.InputError, ValueError) and issubclass(library.StorageError, OSError)
     assert str(library.StorageError("a\nb\x1b[2J")) == r"a\nb\x1b[2J"

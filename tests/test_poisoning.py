@@ -141,7 +141,9 @@ def test_classes_that_do_not_occur_are_counted_as_none():
 # What is refused
 
 
-@pytest.mark.parametrize("poison", ["0", "0:1:2", "a:1", "0:b", ":", "0:", "-1:0", "0.5:1", "1 :2", "²:1", "x"])
+@pytest.mark.parametrize(
+    "poison", ["0", "0:1:2", "a:1", "0:b", ":", "0:", "-1:0", "0.5:1", "1 :2", "²:1", "x", "0:9999999999"]
+)
 def test_poison_that_is_no_pair(poison):
     with pytest.raises(InputError) as excinfo:
         Data(poison=poison).validate()
@@ -154,7 +156,7 @@ def test_poison_that_would_change_nothing(poison):
         Data(poison=poison).validate()
 
 
-@pytest.mark.parametrize("poison", ["0:10", "12:0", "0:99999999999999999999"])
+@pytest.mark.parametrize("poison", ["0:10", "12:0", "0:999999999"])
 def test_poison_of_classes_that_are_not(poison):
     message = f"--poison is '{poison}', but digits has classes 0 to 9: choose among them"
     with pytest.raises(InputError, match=message):

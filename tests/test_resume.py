@@ -552,7 +552,7 @@ def test_the_life_of_a_run(ddjax, monkeypatch, stop_at, tmp_path):
         shutil.copy(damaged, damaged.with_name("kept"))
         damage_half(damaged)
     status, printed, errors = ddjax(*longer)
-    assert (status, errors.count("\n")) == (2, 1) and "are damaged: start again" in errors
+    assert (status, errors.count("\n")) == (2, 1) and "are damaged: put them back, or start again" in errors
     assert contents(out) == held
     for damaged in out.glob("checkpoints/*/default/kept"):
         damaged.replace(damaged.with_name("manifest.ocdbt"))

@@ -66,7 +66,7 @@ class Config:
           InputError: there is none, or it is damaged; the message says what is wrong with it.
         """
         path = folder / CONFIG
-        held = read_json(path)
+        held = read_json(path, "choose another --out")
         try:
             schema.check(held, _CONFIG, needs=_CONFIG)
             recipe = Recipe.from_json(held["recipe"])

@@ -57,8 +57,8 @@ def read_whole(path: Path, largest: int = _LARGEST) -> bytes:
     return path.read_bytes()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; an empty one where there is no file.
+def read_json(path: Path, advice: str = "remove it, or make it again") -> dict[str, Any]:
+    """The object that a JSON file holds; an empty one where there is no file. `advice`: what to do where it is damaged.
 
     Raises:
       InputError: it cannot be read, or holds something else.
@@ -68,4 +68,4 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): remove it, or make it again") from error
+        raise InputError(f"{path} is damaged ({error}): {advice}") from error
