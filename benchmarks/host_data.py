@@ -55,7 +55,7 @@ def steps_of(args: argparse.Namespace, where: str, stack: contextlib.ExitStack) 
     import jax
 
     from ddjax import get_recipe
-    from ddjax.core.meta import replicated
+    from ddjax.core.spread import replicated
     from ddjax.data import memory
     from ddjax.experiment.outer import build_distiller, feeding, first_iterate
     from ddjax.experiment.setup import set_up

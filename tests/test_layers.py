@@ -1,7 +1,9 @@
 """The layers of ddjax: imports go downwards only, and some packages are used in one place only."""
 
 import ast
+import importlib
 import importlib.metadata
+import importlib.util
 import re
 import sys
 import tomllib
@@ -179,3 +181,19 @@ def test_a_planted_violation_is_found(module, source):
 )
 def test_what_is_allowed_is_not_reported(module, source):
     assert violations(source, module) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for part in ("benchmarks", "examples", "tests/long") for path in (ROOT / part).glob("*.py")),
+    ids=lambda path: path.name,
+)
+def test_scripts_import_what_there_is(path):
+    """In functions too, which no test may call."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ddjax":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}"), (
+                    alias.name
+                )
