@@ -34,7 +34,7 @@ from ddjax.training.loop import run
 
 BEGUN = []
 HERE = Path(__file__).parent
-STEPS = 600
+STEPS = 1000
 DISTILL = ("distill", "digits", "--model", "linear", "--no-compare", "--checkpoint-every", "0.2", "--eval-every", "50")
 
 
@@ -280,11 +280,11 @@ def test_a_process_that_goes_ends_the_others_and_the_run_goes_on(alone, tmp_path
     for status, _, err in ended(begun, tmp_path):
         assert status == 128 + signal.SIGTERM, err
         step = re.fullmatch(r"ddjax: interrupted at step (\d+), saved: give the same command .* to go on\n", err)
-        assert step is not None and 0 < int(step[1]) < STEPS, err
+        assert step is not None and 0 < int(step[1]) <= STEPS, err
     [(status, _, err)] = ended(start(command(out, "--resume"), 1, tmp_path), tmp_path)
     assert status == 0, err
     (ours, told, _), (theirs, expected, _) = load_artifact(out), load_artifact(alone)
-    # Within a hundredth of the distance that the images went, of six hundred steps in single precision.
+    # Within a hundredth of the distance that the images went, of a thousand steps in single precision.
     assert relative_error(ours.images, theirs.images) < 1e-2
     assert told["accuracy"]["accuracy_mean"] == pytest.approx(expected["accuracy"]["accuracy_mean"], abs=0.6)
     assert [row["step"] for row in rows(out)] == [row["step"] for row in rows(alone)]
