@@ -20,6 +20,7 @@ import pytest
 from helpers import relative_error
 
 import ddjax
+from ddjax.cli.last_words import pass_on
 from ddjax.core import losses
 from ddjax.core.distilled import init_distilled
 from ddjax.core.meta import Problem
@@ -261,7 +262,7 @@ def alone(tmp_path_factory):
 
 
 def test_a_process_that_goes_ends_the_others_and_the_run_goes_on(alone, tmp_path):
-    """Killed, in two processes; signalled, in two; resumed to its end by one."""
+    """Killed, in two processes, the second and then the first; signalled, in two; resumed to its end by one."""
     out = tmp_path / "run"
     begun = start(command(out), 2, tmp_path)
     wait_for_rows(out, 2, begun)
@@ -276,6 +277,14 @@ def test_a_process_that_goes_ends_the_others_and_the_run_goes_on(alone, tmp_path
     assert told.startswith("loading the data\n") and "Gloo" not in told
     begun = start(command(out, "--resume"), 2, tmp_path)
     wait_for_rows(out, len(rows(out)) + 2, begun)
+    begun[0].kill()  # with which JAX's coordinator is gone
+    killed = time.monotonic()
+    _, (status, _, err) = ended(begun, tmp_path)
+    assert time.monotonic() - killed < 60
+    assert status in (1, -signal.SIGABRT) and err.count("\n") == 1, err  # whichever of Python and JAX is first
+    assert err.startswith("ddjax: another process of this run has ended (") and "to go on" in err
+    begun = start(command(out, "--resume"), 2, tmp_path)
+    wait_for_rows(out, len(rows(out)) + 2, begun)
     begun[1].send_signal(signal.SIGTERM)
     for status, _, err in ended(begun, tmp_path):
         assert status == 128 + signal.SIGTERM, err
@@ -288,6 +297,25 @@ def test_a_process_that_goes_ends_the_others_and_the_run_goes_on(alone, tmp_path
     assert relative_error(ours.images, theirs.images) < 1e-2
     assert told["accuracy"]["accuracy_mean"] == pytest.approx(expected["accuracy"]["accuracy_mean"], abs=0.6)
     assert [row["step"] for row in rows(out)] == [row["step"] for row in rows(alone)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "passed"),
+    [
+        (("a\n", "b"), "a\nb"),
+        (("a\nE1 agent.cc] Polled an error from coordination service (", "this)\nF2 Check failure"), "a\nLOST\n"),
+        (("a\n", "E1 x] Use error polling to propagate the following error to all tasks: U", "b\n"), "a\nLOST\n"),
+        (("F1 Terminating: the JAX distributed service detected fatal errors. Th", "b\n"), "LOST\n"),
+        (
+            ("ddjax: another process of this run has ended (x)\nE1 Polled an error from coordination service", "b\n"),
+            "ddjax: another process of this run has ended (x)\n",
+        ),
+    ],
+)
+def test_what_jax_says_at_the_end_is_one_line(parts, passed):
+    waiting, written = [*map(str.encode, parts), b""], []
+    pass_on(lambda: waiting.pop(0), written.append, b"LOST\n")
+    assert b"".join(written).decode() == passed and not waiting
 
 
 def test_the_script_for_all_machines(monkeypatch, capsys, tmp_path):

@@ -14,7 +14,7 @@ import tyro
 from ddjax.cli.distill import Distill
 from ddjax.cli.evaluate import Evaluate
 from ddjax.cli.export import Export
-from ddjax.cli.output import unbreakable
+from ddjax.cli.output import say_last, unbreakable
 from ddjax.cli.plot import Plot
 from ddjax.cli.prepare import Prepare
 from ddjax.cli.pretrain import Pretrain
@@ -128,7 +128,7 @@ def _in_one_line(box: str) -> str:
 
 
 def _leave(status: int, message: str) -> NoReturn:
-    print(f"ddjax: {message}", file=sys.stderr)
+    say_last(f"ddjax: {message}")
     if "jax" in sys.modules:  # else no other process knows of this one
         from ddjax.storage import processes
 

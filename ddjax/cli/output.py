@@ -2,9 +2,13 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from ddjax.errors import LostProcessError
 
 
 class Output:
@@ -49,6 +53,33 @@ def _keep_for_python() -> None:
     sys.stdout = Output(kept)
 
 
+def _shorten_last_words() -> None:
+    """Standard error as Python has it stays; what JAX's own threads write there goes through a program beside this one."""
+    told = LostProcessError("JAX no longer hears of it")
+    line = f"ddjax: {told}: give the same command to go on, with --resume where it has one\n"
+    program = [sys.executable, "-S", "-E", str(Path(__file__).with_name("last_words.py")), line]
+    # A signal to the terminal's processes must not end it before the one that it serves.
+    beside = subprocess.Popen(program, stdin=subprocess.PIPE, start_new_session=True)
+    assert beside.stdin is not None
+    sys.stderr = Output(os.fdopen(os.dup(2), "w", buffering=1))
+    os.dup2(beside.stdin.fileno(), 2)
+    beside.stdin.close()
+    beside.returncode = 0  # nobody waits for it: it ends when all who write to it have
+
+
+def say_last(message: str) -> None:
+    """The line in which a command says why it ends; of several processes through the program that knows whether JAX has."""
+    if "jax" in sys.modules:  # else no other process knows of this one
+        from ddjax.storage.processes import several
+
+        if several():
+            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                os.write(2, os.fsencode(f"{message}\n"))
+            return
+    print(message, file=sys.stderr)
+
+
 def begin(distributed: bool = False) -> None:
     """What a command that computes begins with: its devices; and of several processes the first one speaks."""
     from ddjax.storage.processes import first_process, several
@@ -56,6 +87,7 @@ def begin(distributed: bool = False) -> None:
 
     devices.use_devices(distributed)
     if several():
+        _shorten_last_words()
         if first_process():
             _keep_for_python()
         else:
