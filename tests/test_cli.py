@@ -313,7 +313,8 @@ def test_runs_lists_what_lies_in_a_folder(digits_run, tmp_path, ddjax):
     (tmp_path / "runs" / "old" / "config.json").write_text("{}")
     result = ddjax("runs")
     assert result.status == 0 and result.err == ""
-    head, begun, good, old = (line.split() for line in result.out.splitlines())
+    *lines, why = result.out.splitlines()
+    head, begun, good, old = (line.split() for line in lines)
     assert head[:4] == ["run", "recipe", "data", "network"]
     summary = json.loads((out / "summary.json").read_text())
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -321,7 +322,8 @@ def test_runs_lists_what_lies_in_a_folder(digits_run, tmp_path, ddjax):
     assert good[-2:] == [f"{100 * rows[-1]['best_valid_accuracy']:.2f}", f"{summary['distilled']['accuracy_mean']:.2f}"]
     assert begun[:7] == ["deeper/begun", "digits", "digits", "mlp", "10", "of", "30"]
     assert begun[-1] == f"{100 * rows[0]['best_valid_accuracy']:.2f}"
-    assert old == ["old", "?", "config.json", "cannot", "be", "read"]
+    assert old == ["old", "?", "cannot", "be", "read"]
+    assert why.startswith("runs/old/config.json ")
     (tmp_path / "none").mkdir()
     assert ddjax("runs", "none").out == "no runs in none\n"
     missing = ddjax("runs", "nowhere")

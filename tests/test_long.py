@@ -98,3 +98,17 @@ def test_a_run_is_looked_at(tmp_path):
     assert (seen.steps, seen.folder) == (10, 1000) and seen.memory > 1e7 and seen.files > 2
     before, after = steps.quarters([seen._replace(seconds=i, steps=7 * i) for i in range(16)])
     assert len(before) == len(after) == 4 and steps.speed(after) == pytest.approx(7)
+
+
+def test_a_fuzzer_reads_files_and_says_what_it_found(tmp_path, capsys, monkeypatch):
+    fuzz = command("fuzz")
+    pytest.importorskip("atheris", reason="the extra ddjax[fuzz] is not installed")
+    assert fuzz.run(["metrics"], 3, tmp_path) == [] and not list(tmp_path.iterdir())
+    assert int(capsys.readouterr().out.split()[1]) > 10
+
+    def broken(words, **options):
+        return SimpleNamespace(returncode=77, stdout="stat::number_of_executed_units: 5\nstat::new_units_added: 2\n")
+
+    monkeypatch.setattr(fuzz.subprocess, "run", broken)
+    assert fuzz.run(["metrics", "npz"], 3, tmp_path) == ["metrics", "npz"]
+    assert "5 read,     2 of which reached something new, status 77" in capsys.readouterr().out

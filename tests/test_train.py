@@ -75,6 +75,13 @@ def test_minibatches_are_shuffled_and_their_number_is_that_of_the_epochs(run):
     assert np.linalg.norm(jax.tree.leaves(longer.params)[-1] - start) > 2 * np.linalg.norm(first - start)
 
 
+@pytest.mark.parametrize("place", ["missing/weights.safetensors", "file/weights.safetensors"])
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_read(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"weights.safetensors cannot be written: give an --out in a folder that can"):
+        ddjax.train_artifact(tmp_path / "no artefact", tmp_path / place)
+
+
 def test_another_network_and_fresh_weights(run):
     other = ddjax.train_artifact(run, model="linear")
     assert {leaf.shape for leaf in jax.tree.leaves(other.params)} == {(784, 10), (10,)}

@@ -181,7 +181,7 @@ class Found:
     """A run as its folder tells of it.
 
     Attributes:
-      folder: where it lies; config: what it is, None where that cannot be read.
+      folder: where it lies; config: what it is, None where that cannot be read, and why then says why.
       step: outer steps done and recorded; seconds: how long they took.
       valid: the chosen iterate's held-out accuracy in percent, None before the first validation.
       test: accuracy on the test set in percent, None before the report.
@@ -189,6 +189,7 @@ class Found:
 
     folder: Path
     config: Config | None
+    why: str = ""
     step: int = 0
     seconds: float = 0.0
     valid: float | None = None
@@ -210,8 +211,8 @@ def _found(folder: Path) -> Found:
     try:
         config = Config.read(folder)
         rows = read_metrics(folder / "metrics.jsonl")
-    except InputError:
-        return Found(folder, None)
+    except InputError as error:
+        return Found(folder, None, str(error))
     try:
         test = read_summary(folder).get("distilled", {}).get("accuracy_mean")
     except InputError:
@@ -219,4 +220,5 @@ def _found(folder: Path) -> Found:
     if not rows:
         return Found(folder, config, test=test)
     last = rows[-1]
-    return Found(folder, config, last["step"], last["seconds"], 100 * last["best_valid_accuracy"], test)
+    valid = 100 * last["best_valid_accuracy"]
+    return Found(folder, config, step=last["step"], seconds=last["seconds"], valid=valid, test=test)

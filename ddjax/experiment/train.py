@@ -76,7 +76,7 @@ def train_artifact(
             raise InputError(f"{flag} is {value}: give a number above zero")
     if out is not None and out.exists():
         raise InputError(f"{out} exists: give another --out, or remove it")
-    if out is not None and not os.access(out.absolute().parent, os.W_OK):
+    if out is not None and not (out.absolute().parent.is_dir() and os.access(out.absolute().parent, os.W_OK)):
         raise InputError(f"{out} cannot be written: give an --out in a folder that can")
     found = reopen(path, model=model, data=data, data_dir=data_dir, fresh=fresh or model is not None)
     start_key, order_key = jax.random.split(jax.random.fold_in(stream(found.key, "test"), seed))

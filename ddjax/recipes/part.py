@@ -22,7 +22,7 @@ _INTEGER = Range(lambda x: 0 < x <= _MOST_INT, f"a finite number above zero, up 
 NOT_NEGATIVE = Range(lambda x: x == 0 or _LEAST <= x <= _MOST, f"a finite number, zero or from {_LEAST:g} to {_MOST:g}")
 DECAY = Range(lambda x: 0 <= x <= _NEAR_ONE, f"a number from 0 to {_NEAR_ONE}")
 WHOLE = Range(lambda x: 0 <= x <= _MOST_INT, f"an integer from 0 to {_MOST_INT}")
-MANY = Range(lambda x: 1 <= x <= 100_000, "an integer from 1 to 100000")
+MANY = Range(lambda x: 1 <= x <= 10_000, "an integer from 1 to 10000")
 SEED = Range(lambda x: 0 <= x < 2**32, "an integer from 0 to 4294967295")
 
 

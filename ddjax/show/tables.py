@@ -128,14 +128,14 @@ def protocol_lines(scores: Mapping[str, Any]) -> str:
 
 
 def runs_table(runs: Sequence["Found"], root: Path) -> str:
-    """One line a run: where, what, how far, and its accuracies in percent."""
+    """One line a run: where, what, how far, and its accuracies in percent; below them why any cannot be read."""
     if not runs:
         return f"no runs in {root}"
     lines: list[tuple[str, ...]] = [("run", "recipe", "data", "network", "outer steps", "time", "held out", "test")]
     for run in runs:
         where = str(run.folder.relative_to(root))
         if run.config is None:
-            lines.append((where, "?", "", "", "config.json cannot be read", "", "", ""))
+            lines.append((where, "?", "", "", "cannot be read", "", "", ""))
             continue
         recipe = run.config.recipe
         steps = f"{run.step} of {recipe.outer.outer_steps}"
@@ -143,9 +143,8 @@ def runs_table(runs: Sequence["Found"], root: Path) -> str:
         scores = ("" if score is None else f"{score:.2f}" for score in (run.valid, run.test))
         lines.append((where, run.config.name, recipe.data.data, run.config.model, steps, seconds, *scores))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(f"{part:<{width}}" for part, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    table = ["  ".join(f"{part:<{width}}" for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*table, *(run.why for run in runs if run.config is None)])
 
 
 def _percent(mean: float, std: float = 0.0, count: int = 1) -> str:

@@ -136,6 +136,8 @@ def _places(node: Any) -> Any:
 
 def changed_array(chance: random.Random, array: np.ndarray) -> np.ndarray:
     what = chance.randrange(8)
+    if array.dtype.hasobject:
+        return array
     if what == 0:
         return array.astype(
             chance.choice(("float64", "int8", "uint8", "int64", "bool", "float16", "complex64", "S3", "U2"))
