@@ -369,6 +369,11 @@ def test_a_checkpoint_of_something_else_is_one_line(tmp_path):
             Checkpoints(tmp_path).restore(lambda step, other=other: other)
         assert "\n" not in str(excinfo.value)
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
+    told = tmp_path / "3" / "_CHECKPOINT_METADATA"  # as if it had been written so, in no year that there is
+    told.write_text(json.dumps({**json.loads(told.read_text()), "commit_timestamp_nsecs": 10**30}))
+    (tmp_path / "3" / "digest").write_text(Checkpoints(tmp_path)._digest(3))
+    with pytest.raises(InputError, match="^the checkpoint of step 3 in .* is of something else .OverflowError"):
+        Checkpoints(tmp_path).restore(lambda step: {"images": np.zeros(4, np.float32)})
 
 
 def test_a_checkpoint_that_was_never_finished_is_passed_over(tmp_path, monkeypatch, whole):

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.inner import trajectory
 from ddjax.core.losses import Apply, Params
 from ddjax.core.meta import Problem
-from ddjax.core.spread import place, replicated
+from ddjax.core.spread import place, spread_over_nets
 from ddjax.data import Split
 from ddjax.storage.pieces import Piece
 from ddjax.storage.processes import together
@@ -237,13 +236,6 @@ def measure_trained(
     with float32():
         kind = jax.tree.structure(jax.eval_shape(measures, *of_chunk(chunks[0])))
     return jax.tree.unflatten(kind, [np.concatenate(parts)[:num_nets] for parts in zip(*results, strict=True)])
-
-
-def spread_over_nets(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
-    """Where so many networks belong, [count, ...], and what is known of all of them: shared out over all devices, of all
-    processes, and on each of them. None where they do not divide evenly: each process computes all of it on one device."""
-    mesh = Mesh(np.array(jax.devices()), ("nets",))
-    return (NamedSharding(mesh, PartitionSpec("nets")), replicated(mesh)) if count % mesh.size == 0 else (None, None)
 
 
 def _chunks(count: int, size: int) -> Iterator[np.ndarray]:

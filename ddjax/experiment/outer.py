@@ -16,12 +16,12 @@ from ddjax.core.losses import Params
 from ddjax.core.meta import Layout
 from ddjax.core.order import draw
 from ddjax.core.outer import Distiller, DistillState, Info, keys_of_step, make_distiller
-from ddjax.core.spread import place
+from ddjax.core.spread import place, spread_over_nets
 from ddjax.data import Augment, Split, make_draw_batch
 from ddjax.data.ahead import fetching
 from ddjax.data.host import Ahead, OnHost
 from ddjax.data.sampling import drawn_rows
-from ddjax.evaluation.measure import float32, score, spread_over_nets
+from ddjax.evaluation.measure import float32, score
 from ddjax.evaluation.real_sets import random_sets
 from ddjax.experiment.optimizer import make_optimizer
 from ddjax.experiment.setup import Experiment

@@ -17,11 +17,13 @@ import optax
 from ddjax.core.distilled import DistilledData
 from ddjax.core.inits import Init
 from ddjax.core.meta import Problem
+from ddjax.core.spread import for_each_net
 from ddjax.data import Augment, Split, hold_out, make_augment
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import Scores, float32, score
 from ddjax.experiment.replay import Reopened, reopen
 from ddjax.experiment.streams import stream
+from ddjax.storage.processes import together
 from ddjax.training.minibatches import by_minibatches, rows_of
 from ddjax.training.progress import say
 
@@ -121,7 +123,6 @@ def train_and_score(
     inputs, targets = rows_of(distilled)
     steps = epochs * max(1, len(inputs) // batch_size)
 
-    @jax.jit
     def accuracy(net_key: jax.Array, rate: jax.Array, split: Split) -> jax.Array:
         start_key, order_key = jax.random.split(net_key)
         params = by_minibatches(
@@ -137,11 +138,13 @@ def train_and_score(
         )
         return 100.0 * score(problem.apply, params, split)[0]
 
-    def mean(rate: float) -> float:
-        return float(np.mean([accuracy(net_key, rate, valid) for net_key in jax.random.split(choice_key, _TRIALS)]))
-
     test_key, choice_key = jax.random.split(stream(key, "test"))
-    with float32():
+    trials, tested = for_each_net(accuracy, _TRIALS), for_each_net(accuracy, num_nets)
+
+    def mean(rate: float) -> float:
+        return float(np.mean(trials(jax.random.split(choice_key, _TRIALS), rate, valid)))
+
+    with float32(), together():
         rate = max(RATES[way], key=mean)
-        tested = [accuracy(net_key, rate, test) for net_key in jax.random.split(test_key, num_nets)]
-    return Scores(np.asarray(tested, np.float64), f"rate {rate:g}")
+        accuracies = tested(jax.random.split(test_key, num_nets), rate, test)
+    return Scores(accuracies.astype(np.float64), f"rate {rate:g}")

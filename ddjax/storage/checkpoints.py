@@ -72,7 +72,7 @@ class Checkpoints(Generic[Tree]):
         try:
             with together():
                 return cast(Tree, self._manager.restore(intact, args=self._ocp.args.StandardRestore(like(intact))))
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise InputError(
                 f"the checkpoint of step {intact} in {self._folder} is of something else ({one_line(error)}): start again with "
                 "another --out"

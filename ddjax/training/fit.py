@@ -13,8 +13,10 @@ import optax
 from ddjax.core.losses import Loss, Params
 from ddjax.core.meta import Problem
 from ddjax.core.outer import DrawBatch
+from ddjax.core.spread import for_each_net
 from ddjax.data import Augment, Split, make_draw_batch
 from ddjax.evaluation.measure import Scores, float32, score
+from ddjax.storage.processes import together
 
 
 def fit(
@@ -74,14 +76,12 @@ def full_data(
     num_classes = int(jax.eval_shape(problem.apply, problem.init(key), train.inputs[:1].astype(jnp.float32)).shape[-1])
     draw_batch = make_draw_batch(batch_size, num_classes, augment)
 
-    @jax.jit
-    def fitted(key: jax.Array, params: Params, train: Split, test: Split) -> jax.Array:
-        params = fit(key, problem.inner_loss, params, train, draw_batch, steps=steps, lr=lr)
-        return score(problem.apply, params, test)[0]
-
-    def accuracy(j: int) -> float:
+    def accuracy(j: jax.Array, params_N: Params | None, train: Split, test: Split) -> jax.Array:
         start_key, key_j = jax.random.split(jax.random.fold_in(key, j))
         start = problem.init(start_key) if params_N is None else jax.tree.map(lambda p: p[j % len(p)], params_N)
-        return 100.0 * float(fitted(key_j, start, train, test))
+        params = fit(key_j, problem.inner_loss, start, train, draw_batch, steps=steps, lr=lr)
+        return 100.0 * score(problem.apply, params, test)[0]
 
-    return Scores(np.array([accuracy(j) for j in range(num_nets)]), f"Adam, {steps} steps of {batch_size}")
+    with together():
+        found = for_each_net(accuracy, num_nets)(np.arange(num_nets), params_N, train, test)
+    return Scores(found.astype(np.float64), f"Adam, {steps} steps of {batch_size}")

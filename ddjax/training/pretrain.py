@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddjax.core import losses
 from ddjax.core.losses import Params
+from ddjax.core.spread import for_each_net
 from ddjax.data import Augment, Dataset, Split, load_dataset, make_augment, make_draw_batch
 from ddjax.errors import InputError
 from ddjax.evaluation.measure import score
@@ -32,9 +31,10 @@ class Training(NamedTuple):
 
 
 TRAINING = Training()
+_SIDE_BY_SIDE = (32, 1)  # networks on each device: on accelerators, on CPU cores
 
 # Numbers of networks [group] -> their weights, leaves [group, ...], and accuracies [group] in [0, 1].
-Train = Callable[[jax.Array], tuple[Params, jax.Array]]
+Train = Callable[[np.ndarray], tuple[Params, np.ndarray]]
 
 # Networks [n, ...] that a file holds, their accuracies in percent, and how many it was to hold.
 Begun = tuple[Params | None, list[float], int]
@@ -140,18 +140,13 @@ def _trainer(model: Model, dataset: Dataset, training: Training, augment: Augmen
         params = fit(batches_key, loss, start, real, draw_batch, steps=training.steps, lr=training.lr)
         return params, score(model.apply, params, test)[0]
 
-    each, whole, mesh = PartitionSpec("nets"), PartitionSpec(), Mesh(np.array(jax.devices()), ("nets",))
-    train = jax.jit(
-        jax.shard_map(
-            jax.vmap(one_network, in_axes=(0, None, None)),
-            mesh=mesh,
-            in_specs=(each, whole, whole),
-            out_specs=each,
-            check_vma=False,
-        ),
-        out_shardings=NamedSharding(mesh, whole),  # so that each process has all of them
-    )
-    return lambda numbers: train(numbers, real, test)
+    trained = for_each_net(one_network, _group(), side_by_side=_SIDE_BY_SIDE[jax.default_backend() == "cpu"])
+    return lambda numbers: trained(numbers, real, test)
+
+
+def _group() -> int:
+    """Networks that are trained at a time, by all devices."""
+    return len(jax.devices()) * _SIDE_BY_SIDE[jax.default_backend() == "cpu"]
 
 
 def _begun(path: Path, settings: dict[str, Any], model: Model, resume: bool) -> Begun:
@@ -193,12 +188,12 @@ def _grow(
 
     if promised > len(accuracy) >= wanted:  # enough of an unfinished pool is a finished one
         write(len(accuracy))
-    group = len(jax.devices()) * (1 if jax.default_backend() == "cpu" else 32)
+    group = _group()
     if len(accuracy) < wanted:
         say("compiling the training of the networks", progress)
     with Bar(len(accuracy), wanted, "net", progress) as bar:
         for first in range(len(accuracy), wanted, group):
-            new, scores = jax.device_get(train(jnp.arange(first, first + group)))
+            new, scores = train(np.arange(first, first + group))
             kept = min(group, wanted - first)
             new = jax.tree.map(lambda leaf, kept=kept: leaf[:kept], new)
             nets = new if nets is None else jax.tree.map(lambda *leaves: np.concatenate(leaves), nets, new)
