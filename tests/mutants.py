@@ -59,6 +59,8 @@ FAST = "tests/test_fast.py"
 EVALUATE, BASELINES, POISON = "tests/test_evaluate.py", "tests/test_baselines.py", "tests/test_poisoning.py"
 PRETRAIN = "tests/test_pretrain.py"
 PROCESSES, AS_ONE = "tests/test_processes.py", "test_two_processes_give_what_one_gives"
+GOES = "test_a_process_that_goes_ends_the_others_and_the_run_goes_on"
+EACH = "tests/test_evaluate.py::test_each_network_is_computed_once_and_in_its_place"
 OWN_DATA, FROZEN, TRAIN = "tests/test_own_data.py", "tests/test_frozen.py", "tests/test_train.py"
 EXPORT, REPORT = "tests/test_export.py", "tests/test_report.py"
 FOLDER, STRANGER = "tests/test_folder.py", "tests/test_stranger.py"
@@ -78,11 +80,11 @@ MUTANTS = (
     Mutant("the full-data baseline is trained on the test set", "experiment/outcome.py",
            "plain, experiment.outer(train), test,", "plain, test, test,", (WATCHED,), named=True),
     Mutant("the full-data baseline is trained on the test set, further down", "training/fit.py",
-           "params = fit(key, problem.inner_loss, params, train, draw_batch",
-           "params = fit(key, problem.inner_loss, params, test, draw_batch", (WATCHED,), named=True),
+           "params = fit(key_j, problem.inner_loss, start, train, draw_batch",
+           "params = fit(key_j, problem.inner_loss, start, test, draw_batch", (WATCHED,), named=True),
     Mutant("the full-data baseline is scored on what it was trained on", "training/fit.py",
-           "return score(problem.apply, params, test)[0]", "return score(problem.apply, params, train)[0]",
-           (WATCHED,), named=True),
+           "return 100.0 * score(problem.apply, params, test)[0]",
+           "return 100.0 * score(problem.apply, params, train)[0]", (WATCHED,), named=True),
     Mutant("random real images come from held-out ones", "experiment/outcome.py",
            "plain, best, train, valid, test, **nets)", "plain, best, valid, valid, test, **nets)", (WATCHED,)),
     Mutant("the rate of random real images is chosen on the test set", "experiment/outcome.py",
@@ -532,8 +534,8 @@ MUTANTS = (
            ("tests/test_views.py::test_both_sides_of_matched_gradients_are_changed_alike",)),
     Mutant("matched gradients see the real batch as it is", "core/meta.py", "if problem.real_view is None:", "if True:",
            ("tests/test_views.py::test_both_sides_of_matched_gradients_are_changed_alike",)),
-    Mutant("the protocol's rate is chosen on the test set", "experiment/protocol.py", "accuracy(net_key, rate, valid)",
-           "accuracy(net_key, rate, test)",
+    Mutant("the protocol's rate is chosen on the test set", "experiment/protocol.py", "_TRIALS), rate, valid)",
+           "_TRIALS), rate, test)",
            ("tests/test_protocol.py::test_held_out_images_choose_the_rate_and_test_images_are_scored",)),
     Mutant("the protocol does not augment", "experiment/protocol.py", "augment=augment,", "augment=None,",
            ("tests/test_protocol.py::test_networks_are_trained_on_all_examples_from_fresh_weights",)),
@@ -712,6 +714,22 @@ MUTANTS = (
            (f"{PROCESSES}::{AS_ONE}",)),
     Mutant("a process that is gone is a traceback", "storage/processes.py",
            "raise LostProcessError(one_line(error)) from error", "raise", (f"{PROCESSES}::{AS_ONE}",)),
+    Mutant("JAX says at length that its coordinator is gone", "cli/output.py", "        _shorten_last_words()\n", "",
+           (f"{PROCESSES}::{GOES}",)),
+    Mutant("what a process says last is said twice", "cli/last_words.py", "            if not said:", "            if True:",
+           (f"{PROCESSES}::test_what_jax_says_at_the_end_is_one_line",)),
+    Mutant("networks that fill up a group are kept", "core/spread.py", "np.concatenate(leaves)[:count]",
+           "np.concatenate(leaves)", (EACH,)),
+    Mutant("each device has the first network", "core/spread.py", "operator.itemgetter(rows)",
+           "operator.itemgetter(0 * rows)", (EACH,)),
+    Mutant("networks side by side know of one another's all", "core/spread.py", "*[None] * len(known)))(own, *known)",
+           "*[0] * len(known)))(own, *known)", (EACH,)),
+    Mutant("a file is a folder to write into", "experiment/train.py", "out.absolute().parent.is_dir() and ", "",
+           ("tests/test_train.py::test_a_place_that_cannot_be_written_is_found_before_anything_is_read",)),
+    Mutant("nobody says why a run cannot be read", "experiment/folder.py", "Found(folder, None, str(error))",
+           "Found(folder, None)", ("tests/test_cli.py::test_runs_lists_what_lies_in_a_folder",)),
+    Mutant("a checkpoint of no year that there is", "storage/checkpoints.py", "AttributeError, ArithmeticError, ",
+           "AttributeError, ", ("tests/test_resume.py::test_a_checkpoint_of_something_else_is_one_line",)),
 )
 # fmt: on
 

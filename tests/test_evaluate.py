@@ -12,6 +12,7 @@ import pytest
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
+from ddjax.core.spread import for_each_net
 from ddjax.data import Split, Standardise
 from ddjax.evaluation import measure
 from ddjax.evaluation.measure import confusion, evaluate, measure_trained, score
@@ -220,3 +221,21 @@ def test_memory_of_scoring_follows_the_network():
     assert measure.batch_that_fits(apply, wide, split) == 2**32 // (8 * (3 * 4 * 10**6 + 12)) < 1000
     accuracy, loss = measure.score(apply, wide, split)
     assert accuracy == 1 and loss == pytest.approx(np.log(3), rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "side_by_side"), [(1, 1), (11, 1), (11, 3), (2, 4)])
+def test_each_network_is_computed_once_and_in_its_place(count, side_by_side):
+    keys, numbers, known = (
+        jax.random.split(jax.random.key(0), count),
+        np.arange(count),
+        np.arange(3.0, dtype=np.float32),
+    )
+
+    def one(own, known, more):
+        key, number = own
+        return {"drawn": jax.random.normal(key, (2,)), "found": number * known + more}
+
+    found = for_each_net(one, count, side_by_side=side_by_side)((keys, numbers), known, 5)
+    assert isinstance(found["drawn"], np.ndarray) and found["drawn"].shape == (count, 2)
+    np.testing.assert_array_equal(found["drawn"], jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys))
+    np.testing.assert_array_equal(found["found"], numbers[:, None] * known + 5)
