@@ -169,7 +169,7 @@ def test_class_names_are_text_everywhere(honest, tmp_path):
 
 def test_a_network_that_is_never_asked_for_is_not_drawn(honest, tmp_path):
     """Those that chose the iterate: a header may have made very many."""
-    many = changed(honest, tmp_path, "recipe/report/valid_nets", 99_999)
+    many = changed(honest, tmp_path, "recipe/report/valid_nets", 9_999)
     opened = replay.reopen(many)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(opened.starts.valid)} == {1}
 
