@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
@@ -13,14 +14,18 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
+from test_cli import in_process
 
 import ddjax
 from ddjax.cli.main import _parse
+from ddjax.data.prepared import find_prepared
 from ddjax.evaluation import baselines
 from ddjax.evaluation.tuning import Tuning
-from ddjax.experiment import distill as distilling
-from ddjax.training import fit
+from ddjax.experiment import distill as distilling, protocol
+from ddjax.training import fit, pretrain
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,6 +46,65 @@ def test_every_command_is_one(words):
     _parse(words)
 
 
+# What a command of the pages is given besides, so that it takes seconds: what it does at length is tested elsewhere.
+SHORTER = {
+    "reproduce": ["--page-only"],
+    "distill": ["--test-nets", "2"],
+    "pretrain": ["--num-nets", "22"],
+}
+PREPARED = [name for name in ("mnist", "usps") if find_prepared(name, Path(os.environ.get("TFDS_DATA_DIR", "nowhere")))]
+
+
+@pytest.fixture
+def in_short(tmp_path, monkeypatch):
+    """Two outer steps of whatever is distilled, and next to none of what it is compared with; in a folder of its own, where
+    lie the files that pages speak of."""
+    run = distilling.run
+    monkeypatch.setattr(distilling, "run", lambda *a, outer_steps, **o: run(*a, outer_steps=min(2, outer_steps), **o))
+    monkeypatch.setattr(fit, "full_data", partial(fit.full_data, steps=2))
+    monkeypatch.setattr(pretrain, "fit", lambda key, loss, params, *a, **o: params)
+    monkeypatch.setattr(protocol, "by_minibatches", lambda loss, key, params, *a, **o: params)
+    few = Tuning(rounds=0, nets=2, random_sets=2)
+    monkeypatch.setattr(baselines, "random_real", partial(baselines.random_real, tuning=few))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield tmp_path
+
+
+def as_one(words):
+    """Commands that differ in where they write are one."""
+    return tuple(words[: words.index("--out")] if words[0] == "distill" and "--out" in words else words)
+
+
+@pytest.mark.parametrize("words", {as_one(p.values[0]): p for p in commands()}.values())
+def test_every_command_runs(words, in_short, in_haste):
+    """Those that need MNIST or USPS where these are prepared."""
+    needed = [name for name in ("mnist", "usps") if any(name in word for word in words) and words[0] != "reproduce"]
+    if not set(needed) <= set(PREPARED):
+        pytest.skip(f"needs {' and '.join(needed)}: set TFDS_DATA_DIR")
+    if words[-1] == "torch":
+        pytest.importorskip("torch")
+    if words[0] != "distill":
+        shutil.copytree(ROOT / "results" / "digits", "runs/digits")
+    if words[0] == "evaluate" and words[1].startswith("results/"):
+        shutil.copytree(ROOT / words[1], words[1])
+    for kind in ("cat", "dog", "eel"):
+        Path("pets", kind).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.random.RandomState(i).randint(0, 256, (32, 30, 3), np.uint8)
+            Image.fromarray(pixels).save(f"pets/{kind}/{i}.png")
+    x, y = np.random.RandomState(0).rand(60, 12).astype(np.float32), np.arange(60) % 3
+    np.savez("mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    net = next(s for s in SNIPPETS["networks.md"] if "class Small" in s).split("model = ")[0]
+    Path("net.py").write_text(f"{net}\n\nMyModule = Small\n")
+    if words[:2] == ["distill", "mnist-usps-random"]:
+        assert in_process("pretrain", *words[1:], *SHORTER["pretrain"]).status == 0
+    protocol = ["--num-nets", "2"] if "--protocol" in words else []
+    done = in_process(*words, *SHORTER.get(words[0], protocol))
+    assert done.status == 0 and done.out, done.err
+
+
 def test_pages_have_commands_and_snippets():
     assert len(list(commands())) > 20 and len(SNIPPETS) >= 4
 
@@ -49,20 +113,12 @@ SNIPPETS = {page.name: found for page in PAGES if (found := re.findall(r"```pyth
 
 
 @pytest.mark.parametrize("page", SNIPPETS)
-def test_every_snippet_runs(page, tmp_path, monkeypatch):
-    """Those of a page one after the other, with two outer steps where they ask for more, and the artefact of README."""
-    run = distilling.run
-    monkeypatch.setattr(distilling, "run", lambda *a, outer_steps, **o: run(*a, outer_steps=min(2, outer_steps), **o))
-    monkeypatch.setattr(fit, "full_data", partial(fit.full_data, steps=2))
-    few = Tuning(rounds=0, nets=2, random_sets=2)
-    monkeypatch.setattr(baselines, "random_real", partial(baselines.random_real, tuning=few))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_every_snippet_runs(page, in_short):
+    """Those of a page one after the other, and the artefact of README."""
     shutil.copytree(ROOT / "results" / "digits", "runs/digits")
     names = {"__name__": "snippet"}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for snippet in SNIPPETS[page]:
-            exec(compile(snippet, page, "exec"), names)
+    for snippet in SNIPPETS[page]:
+        exec(compile(snippet, page, "exec"), names)
     assert len(list(Path("runs").glob("*/distilled.safetensors"))) > 1 or page == "using.md"
 
 
@@ -135,6 +191,13 @@ def test_tables_of_the_docs_are_those_that_were_measured():
     for row in json.loads((folder / "transfer_digits.json").read_text()):
         several = f" ± {row['std']:.2f} ({row['networks']})" if row["networks"] > 1 else ""
         assert f"| {row['what']} | {row['mean']:.2f}{several} |" in page
+    for row in json.loads((folder / "transfer_mnist.json").read_text()):
+        several = f" ± {row['std']:.2f} ({row['networks']})" if row["networks"] > 1 else ""
+        (line,) = (
+            line for line in page.splitlines() if line.startswith(f"| {row['what']} | ") and line.count("|") == 4
+        )
+        column = 2 + ["results/mnist-fixed", "results/mnist-random"].index(row["artefact"])
+        assert line.split("|")[column].strip() == f"{row['mean']:.2f}{several}", line
     page = (ROOT / "docs" / "networks.md").read_text()
     lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.count("|") == 8}
     for row in json.loads((folder / "frozen.json").read_text()):
