@@ -31,7 +31,6 @@ class Training(NamedTuple):
 
 
 TRAINING = Training()
-_SIDE_BY_SIDE = (32, 1)  # networks on each device: on accelerators, on CPU cores
 
 # Numbers of networks [group] -> their weights, leaves [group, ...], and accuracies [group] in [0, 1].
 Train = Callable[[np.ndarray], tuple[Params, np.ndarray]]
@@ -140,13 +139,18 @@ def _trainer(model: Model, dataset: Dataset, training: Training, augment: Augmen
         params = fit(batches_key, loss, start, real, draw_batch, steps=training.steps, lr=training.lr)
         return params, score(model.apply, params, test)[0]
 
-    trained = for_each_net(one_network, _group(), side_by_side=_SIDE_BY_SIDE[jax.default_backend() == "cpu"])
+    trained = for_each_net(one_network, _group(), side_by_side=_side_by_side())
     return lambda numbers: trained(numbers, real, test)
 
 
+def _side_by_side() -> int:
+    """Networks that each device trains at a time."""
+    return 1 if jax.default_backend() == "cpu" else 32
+
+
 def _group() -> int:
-    """Networks that are trained at a time, by all devices."""
-    return len(jax.devices()) * _SIDE_BY_SIDE[jax.default_backend() == "cpu"]
+    """Networks that all devices train at a time."""
+    return len(jax.devices()) * _side_by_side()
 
 
 def _begun(path: Path, settings: dict[str, Any], model: Model, resume: bool) -> Begun:
