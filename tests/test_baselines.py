@@ -191,6 +191,7 @@ def test_scores_are_those_of_numpy_from_the_given_networks(name, calls):
     sets, _, params_N, evaluation = calls[-1]
     assert params_N is start and evaluation is result.evaluation
     assert all(call[2] is not start for call in calls[:-1])
+    assert all(call[3].steps == (S * E,) for call in calls)  # what is not looked at is not scored
     rate = result.learning_rate
     lrs = like.log_lrs if rate == "learned" else np.full((E, S), np.log(rate))
     for j in range(5):
@@ -198,7 +199,7 @@ def test_scores_are_those_of_numpy_from_the_given_networks(name, calls):
         np.testing.assert_array_equal(own.labels, like.labels)
         np.testing.assert_allclose(own.log_lrs, lrs, rtol=1e-6)
         np.testing.assert_array_equal(own.images, sets.images[j % num_sets])
-        np.testing.assert_allclose(evaluation.accuracy[j], numpy_points(start[j % 2], own, test)[0], rtol=1e-5)
+        np.testing.assert_allclose(evaluation.accuracy[j], numpy_points(start[j % 2], own, test)[0, -1:], rtol=1e-5)
     assert len(evaluation.accuracy) == 5 and len(np.unique(sets.images, axis=0)) == num_sets
     if name == "class_average":
         np.testing.assert_array_equal(sets.images[:1], real_sets.mean_sets(like, train))

@@ -138,6 +138,16 @@ def test_of_many_epochs_ten_are_measured(epochs, points):
         np.testing.assert_allclose(found.loss[:, point], until.loss[:, -1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("after", [(0,), (3,), (3, 1), (0, 2)])
+def test_networks_are_measured_after_the_epochs_that_are_asked_for(after):
+    split, distilled, key = make_split(50), make_distilled(), jax.random.key(4)
+    found = evaluate(key, make_problem(), distilled, split, num_nets=2, after=after)
+    everywhere = evaluate(key, make_problem(), distilled, split, num_nets=2)
+    assert found.steps == tuple(S * epoch for epoch in after)
+    np.testing.assert_allclose(found.loss, everywhere.loss[:, list(after)], rtol=1e-6)
+    np.testing.assert_array_equal(found.accuracy, everywhere.accuracy[:, list(after)])
+
+
 def test_each_network_may_have_data_of_its_own():
     split, distilled, key = make_split(50), make_distilled(3), jax.random.key(4)
     found = evaluate(key, make_problem(), distilled, split, num_nets=3, chunk=2)

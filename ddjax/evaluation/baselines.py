@@ -26,7 +26,7 @@ class Baseline(NamedTuple):
     """A baseline that trains networks.
 
     Attributes:
-      evaluation: scores on the test set, one network a row.
+      evaluation: scores on the test set at the end of training, one network a row.
       learning_rate: what was chosen on held-out training data: a fixed rate, or "learned", those of the distilled data.
     """
 
@@ -70,7 +70,7 @@ def train_on(
     choice_key, test_key = jax.random.split(key)
     rate = _choose_rate(choice_key, problem, like, sets, valid, count, tuning) if rate is None else rate
     data = _with_rates(like, sets, [rate], count)
-    return Baseline(evaluate(test_key, problem, data, test, num_nets=count, params_N=params_N), rate)
+    return Baseline(_at_the_end(test_key, problem, data, test, num_nets=count, params_N=params_N), rate)
 
 
 def random_real(
@@ -113,7 +113,7 @@ def optimised_real(
     rate = _choose_rate(rate_key, problem, like, sets, valid, len(sets), tuning)
     nets, data = _draws(nets_key, problem, times), _with_rates(like, sets, [rate], len(sets), times)
     judges = tuning.some(train, tuning.trials)
-    ranked = evaluate(nets_key, problem, data, judges, num_nets=len(sets) * times, params_N=nets)
+    ranked = _at_the_end(nets_key, problem, data, judges, num_nets=len(sets) * times, params_N=nets)
     best = np.argsort(-_row_means(ranked, len(sets)))[: max(1, len(sets) // 5)]
     options: Any = {"num_nets": num_nets, "params_N": params_N, "tuning": tuning}
     return train_on(key, problem, like, sets[best], valid, test, rate=rate, **options)
@@ -141,6 +141,11 @@ def class_average(
 ) -> Baseline:
     """`train_on` with the one set of `mean_sets`; options: `num_nets`, `params_N` and `tuning`."""
     return train_on(key, problem, like, mean_sets(like, train), valid, test, **options)
+
+
+def _at_the_end(key: jax.Array, problem: Problem, data: DistilledData, split: Split, **nets: Any) -> Evaluation:
+    """`evaluate` of the trained networks alone: to score them on so much takes longer than to train them."""
+    return evaluate(key, problem, data, split, after=(data.log_lrs.shape[-2],), **nets)
 
 
 def _draws(key: jax.Array, problem: Problem, count: int) -> Params:
@@ -185,7 +190,7 @@ def _choose_rate(
 
     def attempt(rates: Sequence[float | str]) -> None:
         data = _with_rates(like, sets, rates, count)
-        tried = evaluate(key, problem, data, judges, num_nets=len(rates) * count, params_N=nets)
+        tried = _at_the_end(key, problem, data, judges, num_nets=len(rates) * count, params_N=nets)
         found.update(zip(rates, _row_means(tried, len(rates)).tolist(), strict=True))
 
     attempt((*tuning.rates, LEARNED))

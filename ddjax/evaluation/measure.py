@@ -6,7 +6,7 @@ a lower one, and figures would depend on the machine.
 
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
     """Scores of networks at the points of their training on distilled data.
 
     Attributes:
-      steps: inner steps taken at each point: 0, then the end of each epoch (S, 2S, ..., S*E), of many epochs that of ten.
+      steps: inner steps taken at each point, by default 0, then the end of each epoch (S, 2S, ..., S*E), of many that of ten.
       accuracy: float [num_nets, len(steps)], percent of the examples.
       loss: float [num_nets, len(steps)], mean cross-entropy.
     """
@@ -157,24 +157,22 @@ def evaluate(
     split: Split,
     *,
     num_nets: int,
-    params_N: Params | None = None,
-    chunk: int = 8,
-    piece: Piece = at_once,
+    after: Sequence[int] | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Trains `num_nets` networks on the distilled data and scores them on `split`. Arguments as for `measure_trained`."""
-    measure = functools.partial(score, problem.apply)
-    accuracy, loss = measure_trained(
-        measure, key, problem, distilled, split, num_nets=num_nets, params_N=params_N, chunk=chunk, piece=piece
-    )
     epochs, steps = distilled.log_lrs.shape[-2:]
-    taken = (0, *(steps * int(epoch) for epoch in measured_epochs(epochs)))
+    after = measured_epochs(epochs) if after is None else after
+    measure = functools.partial(score, problem.apply)
+    accuracy, loss = measure_trained(measure, key, problem, distilled, split, num_nets=num_nets, after=after, **options)
+    taken = tuple(steps * epoch for epoch in after)
     return Evaluation(taken, 100.0 * accuracy.astype(np.float64), loss)
 
 
-def measured_epochs(epochs: int) -> np.ndarray:
-    """The epochs after which networks are measured, int [P]: all, or of more than ten, ten that are evenly spaced, the last
-    among them: to score a network takes as long as many steps of few images."""
-    return np.unique(np.linspace(0, epochs, min(epochs, _POINTS) + 1).round().astype(int))[1:]
+def measured_epochs(epochs: int) -> tuple[int, ...]:
+    """The epochs after which networks are measured: 0, before training, and all, or of more than ten, ten that are evenly
+    spaced, the last among them: to score a network takes as long as many steps of few images."""
+    return tuple(np.unique(np.linspace(0, epochs, min(epochs, _POINTS) + 1).round().astype(int)).tolist())
 
 
 def measure_trained(
@@ -186,6 +184,7 @@ def measure_trained(
     *,
     num_nets: int,
     params_N: Params | None = None,
+    after: Sequence[int] | None = None,
     chunk: int = 8,
     piece: Piece = at_once,
 ) -> Any:
@@ -199,13 +198,15 @@ def measure_trained(
       split: real data.
       num_nets: how many; one is enough where the initialisation is fixed.
       params_N: networks to start from instead, leaves [P, ...]: network j is number j mod P of them.
+      after: the epochs after which each network is measured, 0 before training; by default `measured_epochs`.
       chunk: networks trained side by side, or as few more as all devices share evenly; bounds the memory.
       piece: is given the number of each chunk and what computes it: see `storage.pieces`.
 
-    Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, P + 1, ...]: see `measured_epochs`.
+    Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, len(after), ...].
     """
     distilled = jax.device_get(distilled)
-    one_each, at = distilled.log_lrs.ndim == 3, measured_epochs(distilled.log_lrs.shape[-2]) - 1
+    one_each = distilled.log_lrs.ndim == 3
+    measured = measured_epochs(distilled.log_lrs.shape[-2]) if after is None else after
 
     def one_network(j: jax.Array, distilled: DistilledData, params_N: Params | None, split: Split) -> Any:
         if params_N is None:
@@ -213,7 +214,9 @@ def measure_trained(
         else:
             start = jax.tree.map(lambda leaf: leaf[j % len(leaf)], params_N)
         after_epochs = trajectory(problem.inner_loss, start, distilled, **problem.unroll_options)
-        points = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[at]]), start, after_epochs)
+        points = jax.tree.map(
+            lambda first, rest: jnp.stack([rest[epoch - 1] if epoch else first for epoch in measured]), start, after_epochs
+        )
         return jax.lax.map(lambda params: measure(params, split), points)
 
     size = min(chunk, num_nets)
