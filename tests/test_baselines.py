@@ -258,7 +258,7 @@ def test_every_rate_is_tried_by_the_same_sets_and_networks(name, calls):
 def test_the_grid_is_refined_around_its_best_rate(monkeypatch, best, rounds, tried):
     """Networks whose accuracy falls with the distance of their rate from the best one; the learned rates are far off."""
 
-    def stub(key, problem, distilled, split, *, num_nets, params_N):
+    def stub(key, problem, distilled, split, *, num_nets, params_N, after):
         accuracy = 90 - np.abs(distilled.log_lrs[:, 0, 0] - np.log(best))
         return Evaluation((0, 1), np.stack([np.full(num_nets, 99.0), accuracy], axis=1), np.zeros((num_nets, 2)))
 
@@ -399,16 +399,23 @@ def test_every_row_of_the_table_learns_from_training_data_and_is_scored_on_test_
 
 def test_colour_pictures_are_learned_for_as_long_as_the_table_says(setting, monkeypatch):
     made, like = setting
-    asked = []
-    monkeypatch.setattr(
-        budgets, "full_data", lambda *_, **options: asked.append(options["steps"]) or Scores(np.zeros(1), "")
-    )
+    asked, told = [], ("num_nets", "steps", "batch_size", "lr")
+
+    def noted(*_, **options):
+        asked.append({name: options[name] for name in told})
+        return Scores(np.zeros(1), "")
+
+    monkeypatch.setattr(budgets, "full_data", noted)
     for name in ("cifar10", "mnist"):
         Budget().measure("full data", made._replace(recipe=made.recipe.replace(data=name)), like)
-    wanted = [Budget().wanted(RUNS[f"{name}-fixed"]).baselines["full data"]["steps"] for name in ("cifar10", "mnist")]
-    assert asked == wanted == [6000, 2000]
+    wanted = [Budget().wanted(RUNS[f"{name}-fixed"]).baselines["full data"] for name in ("cifar10", "mnist")]
+    assert asked == [{name: parts[name] for name in told} for parts in wanted]
+    assert [tuple(parts.values()) for parts in asked] == [(2, 6000, 128, 5e-4), (3, 2000, 128, 2e-3)]
     pools = [Budget().wanted(RUNS[f"{name}-poison"]).pool for name in ("cifar10", "mnist")]
-    assert [(pool["training"]["steps"], pool["num_nets"]) for pool in pools] == [(6000, 100), (1000, 400)]
+    assert [(*pool["training"].values(), pool["num_nets"]) for pool in pools] == [
+        (6000, 128, 5e-4, 100),
+        (1000, 128, 2e-3, 400),
+    ]
 
 
 def test_a_run_compares_itself_with_the_figure_of_the_table(setting):

@@ -215,7 +215,9 @@ def measure_trained(
             start = jax.tree.map(lambda leaf: leaf[j % len(leaf)], params_N)
         after_epochs = trajectory(problem.inner_loss, start, distilled, **problem.unroll_options)
         points = jax.tree.map(
-            lambda first, rest: jnp.stack([rest[epoch - 1] if epoch else first for epoch in measured]), start, after_epochs
+            lambda first, rest: jnp.stack([rest[epoch - 1] if epoch else first for epoch in measured]),
+            start,
+            after_epochs,
         )
         return jax.lax.map(lambda params: measure(params, split), points)
 

@@ -18,13 +18,20 @@ from ddjax.recipes import Recipe
 from ddjax.training.fit import full_data
 from ddjax.training.pretrain import Training
 
-# What a data set's networks need to come to the paper's accuracies: 98.6 % on MNIST, 78.2 % on CIFAR-10.
-TRAINING = {"mnist": Training(1000), "usps": Training(800), "digits": Training(300), "cifar10": Training(6000)}
+# What a data set's networks need to come to the paper's accuracies: 98.6 % on MNIST, 78.2 % on CIFAR-10. There one had 64.1,
+# 68.4, 66.7 and 60.8 % of held-out training data after 1000 steps at rates of 0.00025, 0.0005, 0.001 and 0.002.
+TRAINING = {
+    "mnist": Training(1000),
+    "usps": Training(800),
+    "digits": Training(300),
+    "cifar10": Training(6000, lr=5e-4),
+}
 # What one step is distilled for fits the networks it saw; the more there are, the better it does on others.
 POOL_NETS = {"mnist": 400, "cifar10": 100}
 _FULL_DATA = {"num_nets": 3, "steps": 2000, "batch_size": 128, "lr": 2e-3}
 _PROTOCOL = {"num_nets": 5, "way": "sgd", "epochs": 300, "batch_size": 256}
-_LONGER = {"cifar10": {"steps": TRAINING["cifar10"].steps, "num_nets": 2}}  # a quarter of an hour a network
+# Networks here are a quarter of an hour each.
+_LONGER = {"cifar10": {**TRAINING["cifar10"]._asdict(), "num_nets": 2}}
 
 
 @dataclasses.dataclass(frozen=True)
