@@ -25,6 +25,7 @@ from ddjax.data.prepared import find_prepared
 from ddjax.evaluation import baselines
 from ddjax.evaluation.tuning import Tuning
 from ddjax.experiment import distill as distilling, protocol
+from ddjax.paper.runs import RUNS
 from ddjax.training import fit, pretrain
 
 ROOT = Path(__file__).parents[1]
@@ -153,7 +154,8 @@ FILED = {
     "MNIST, one fixed network | 10 ": "mnist-fixed-1step",
     "MNIST, one fixed network | 100": "mnist-fixed",
     "CIFAR-10, one fixed network": "cifar10-fixed",
-    "MNIST, 200 fresh networks": "mnist-random",
+    "MNIST, 200 fresh networks | 100 | 10 x 3 ": "mnist-random",
+    "MNIST, 200 fresh networks | 100 | 10 x 10 ": "mnist-random-10x10",
     "trained on MNIST → USPS, 20 networks": "mnist-usps-random",
     "trained on USPS → MNIST, 20 networks": "usps-mnist-random",
 }
@@ -166,7 +168,7 @@ def test_the_table_of_the_readme_has_the_figures_of_the_results(row):
     found = json.loads((ROOT / "results" / name / "summary.json").read_text())["distilled"]
     several = f" ± {found['accuracy_std']:.1f}" if found["num_nets"] > 1 else ""
     assert line.endswith(f"| **{found['accuracy_mean']:.1f}{several}** |")
-    inner = ddjax.get_recipe(name).inner
+    inner = RUNS[name].settings.inner
     steps = f"{inner.steps} x {inner.epochs}" if inner.steps * inner.epochs > 1 else "1"
     assert f"| {inner.steps * inner.per_class * 10} | {steps} |" in line
     if found["num_nets"] > 1:
