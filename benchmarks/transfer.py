@@ -51,7 +51,7 @@ def rows(path: str, args: argparse.Namespace) -> Iterator[Row]:
         nets = found.starts.test
         count = args.num_nets if one_each or nets.params_N is None else min(args.num_nets, nets.num_nets)
         key, problem = stream(found.key, "test"), found.problem._replace(**changes)
-        options: Any = {"num_nets": count, "params_N": nets.params_N, "after": (epochs,)}
+        options: Any = {"num_nets": count, "params_N": nets.params_N, "after": distilled.log_lrs.shape[-2:-1]}
         return evaluate(key, problem, distilled, found.test, **options).accuracy[:, -1]
 
     def with_rates(log_lrs: Any) -> np.ndarray:

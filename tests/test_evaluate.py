@@ -14,6 +14,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
 from ddjax.core.spread import for_each_net
 from ddjax.data import Split, Standardise
+from ddjax.errors import InputError
 from ddjax.evaluation import measure
 from ddjax.evaluation.measure import confusion, evaluate, measure_trained, score
 from ddjax.experiment.outer import first_iterate, make_validation
@@ -146,6 +147,12 @@ def test_networks_are_measured_after_the_epochs_that_are_asked_for(after):
     assert found.steps == tuple(S * epoch for epoch in after)
     np.testing.assert_allclose(found.loss, everywhere.loss[:, list(after)], rtol=1e-6)
     np.testing.assert_array_equal(found.accuracy, everywhere.accuracy[:, list(after)])
+
+
+@pytest.mark.parametrize("after", [(), (4,), (-1,), (0, 4)])
+def test_epochs_that_there_are_not_are_refused(after):
+    with pytest.raises(InputError, match=r"of 3 epochs: give some of 0 to 3"):
+        evaluate(jax.random.key(4), make_problem(), make_distilled(), make_split(50), num_nets=2, after=after)
 
 
 def test_each_network_may_have_data_of_its_own():

@@ -51,6 +51,7 @@ def test_what_digits_transfer_to(measured, tmp_path, monkeypatch):
     assert found["as documented"]["mean"] == pytest.approx(accuracy, abs=1e-4)
     assert found["in float64"]["mean"] == pytest.approx(accuracy, abs=1)
     assert found["1 of 2 epochs"]["mean"] == pytest.approx(done.summary.accuracy_by_step["2"], abs=1e-4)
+    assert found["4 epochs, the last one's rates"]["mean"] != found["as documented"]["mean"]
     for what, count in (
         ("fresh weights", 2),
         ("fresh weights, he", 2),

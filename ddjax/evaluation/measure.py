@@ -19,6 +19,7 @@ from ddjax.core.losses import Apply, Params
 from ddjax.core.meta import Problem
 from ddjax.core.spread import place, spread_over_nets
 from ddjax.data import Split
+from ddjax.errors import InputError
 from ddjax.storage.pieces import Piece
 from ddjax.storage.processes import together
 
@@ -203,10 +204,15 @@ def measure_trained(
       piece: is given the number of each chunk and what computes it: see `storage.pieces`.
 
     Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, len(after), ...].
+
+    Raises:
+      InputError: `after` names an epoch that there is not, or none.
     """
     distilled = jax.device_get(distilled)
-    one_each = distilled.log_lrs.ndim == 3
-    measured = measured_epochs(distilled.log_lrs.shape[-2]) if after is None else after
+    one_each, epochs = distilled.log_lrs.ndim == 3, distilled.log_lrs.shape[-2]
+    measured = measured_epochs(epochs) if after is None else after
+    if not measured or not all(0 <= epoch <= epochs for epoch in measured):
+        raise InputError(f"after {measured} of {epochs} epochs: give some of 0 to {epochs}")
 
     def one_network(j: jax.Array, distilled: DistilledData, params_N: Params | None, split: Split) -> Any:
         if params_N is None:
