@@ -32,7 +32,11 @@ FIGURE = re.compile(r"(paper )?(\d+\.\d+)(?: ± (\d+\.\d+))? %")
 @pytest.mark.parametrize("name", RECIPES)
 def test_figures_of_a_recipe_are_those_of_its_rows(name):
     """Every figure in percent of its docstring: after the word "paper" one of the paper's, else one of ours, rounded."""
-    rows = [row for row in ROWS if row["run"].startswith((f"{name}-s", f"{name}-exact")) or row["run"] == name]
+    rows = [
+        row
+        for row in ROWS
+        if row["run"].startswith((f"{name}-s", f"{name}-exact", f"{name}-10x10")) or row["run"] == name
+    ]
     doc = " ".join((RECIPES[name].__doc__ or "").split())
     told = FIGURE.findall(doc)
     for paper, mean, spread in told:
