@@ -113,7 +113,8 @@ def trained_out(problem: Any, sets: Any, labels: Any, test: Any, count: int, key
     import numpy as np
     import optax
 
-    from ddjax.evaluation.measure import Scores, float32, score
+    from ddjax.evaluation.measure import Scores
+    from ddjax.evaluation.scoring import float32, score
 
     optimizer = optax.adam(optax.cosine_decay_schedule(0.01, 500))
 

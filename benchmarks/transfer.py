@@ -106,7 +106,7 @@ def in_precision(found: Any, num_nets: int, precision: str) -> Any:
     import numpy as np
 
     from ddjax.core.inner import unroll
-    from ddjax.evaluation.measure import score
+    from ddjax.evaluation.scoring import score
     from ddjax.experiment.streams import stream
 
     double, nets, accuracies = precision == "float64", found.starts.test, []

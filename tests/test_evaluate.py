@@ -15,8 +15,9 @@ from ddjax.core.meta import Problem
 from ddjax.core.spread import for_each_net
 from ddjax.data import Split, Standardise
 from ddjax.errors import InputError
-from ddjax.evaluation import measure
-from ddjax.evaluation.measure import confusion, evaluate, measure_trained, score
+from ddjax.evaluation import scoring
+from ddjax.evaluation.measure import evaluate, measure_trained
+from ddjax.evaluation.scoring import confusion, score
 from ddjax.experiment.outer import first_iterate, make_validation
 from ddjax.experiment.setup import set_up
 from ddjax.recipes import Network, Recipe
@@ -90,7 +91,7 @@ def numpy_points(params, distilled, split):
 def test_score_is_that_of_numpy(monkeypatch, size, batch_size):
     """Sizes that fill their last batch and sizes that do not."""
     split, params = make_split(size), init(jax.random.key(0))
-    monkeypatch.setattr(measure, "batch_that_fits", lambda *_: batch_size)
+    monkeypatch.setattr(scoring, "batch_that_fits", lambda *_: batch_size)
     scored = jax.jit(partial(score, apply))
     for turn in range(K):  # so that the last example is a hit in one of them and a miss in the others
         turned = jnp.roll(params, turn, axis=1)
@@ -230,13 +231,13 @@ def test_memory_of_scoring_follows_the_network():
         return jax.nn.relu(hidden)[:, :3]
 
     params, example = jnp.ones((5, 100)), jnp.ones(5)
-    counted = measure.activation_bytes(apply, params, example)
+    counted = scoring.activation_bytes(apply, params, example)
     assert counted == 4 * (100 + 100 + 100 + 3)
     split = Split(jnp.ones((7, 5)), jnp.zeros(7, jnp.int32), lambda x: x)
-    assert measure.batch_that_fits(apply, params, split) == 1000
+    assert scoring.batch_that_fits(apply, params, split) == 1000
     wide = jnp.ones((5, 10**6))
-    assert measure.batch_that_fits(apply, wide, split) == 2**32 // (8 * (3 * 4 * 10**6 + 12)) < 1000
-    accuracy, loss = measure.score(apply, wide, split)
+    assert scoring.batch_that_fits(apply, wide, split) == 2**32 // (8 * (3 * 4 * 10**6 + 12)) < 1000
+    accuracy, loss = scoring.score(apply, wide, split)
     assert accuracy == 1 and loss == pytest.approx(np.log(3), rel=1e-6)
 
 

@@ -31,8 +31,8 @@ from ddjax.data.mapped import filled
 from ddjax.data.sampling import drawn_rows
 from ddjax.data.splitting import stratified_part
 from ddjax.errors import InputError, InterruptedRunError
-from ddjax.evaluation.measure import predictions, score
 from ddjax.evaluation.real_sets import normalised
+from ddjax.evaluation.scoring import predictions, score
 from ddjax.experiment.outer import feeding
 from ddjax.experiment.setup import set_up
 from ddjax.models import model_of

@@ -15,9 +15,9 @@ from test_evaluate import K, apply, init, make_split, normalised
 
 from ddjax.data import load_dataset
 from ddjax.errors import InputError
-from ddjax.evaluation import measure
-from ddjax.evaluation.measure import confusion, predictions
+from ddjax.evaluation import scoring
 from ddjax.evaluation.poisoning import poisoning_summary
+from ddjax.evaluation.scoring import confusion, predictions
 from ddjax.experiment import distill as distilling, setup as experiment
 from ddjax.experiment.outer import first_iterate
 from ddjax.experiment.setup import outer_labels
@@ -116,7 +116,7 @@ def test_predictions_and_confusions_are_those_of_numpy(monkeypatch, size):
     expected = np.argmax(normalised(split) @ np.asarray(params, np.float64), axis=1)
     assert size < 10 or len(set(expected)) == K
     for batch_size in (1, 10, 1000):
-        monkeypatch.setattr(measure, "batch_that_fits", lambda *_, b=batch_size: b)
+        monkeypatch.setattr(scoring, "batch_that_fits", lambda *_, b=batch_size: b)
         found = jax.jit(partial(predictions, apply))(params, split)
         assert found.dtype == jnp.int32
         np.testing.assert_array_equal(found, expected)

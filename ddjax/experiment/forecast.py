@@ -11,7 +11,7 @@ import numpy as np
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Layout
-from ddjax.evaluation.measure import activation_bytes
+from ddjax.evaluation.scoring import activation_bytes
 from ddjax.experiment.outer import build_distiller, first_iterate
 from ddjax.experiment.setup import Experiment
 from ddjax.training.devices import make_layout

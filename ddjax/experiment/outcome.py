@@ -15,8 +15,9 @@ import numpy as np
 from ddjax.core.distilled import DistilledData, fixed_labels
 from ddjax.errors import InputError
 from ddjax.evaluation import baselines
-from ddjax.evaluation.measure import confusion, evaluate, measure_trained
+from ddjax.evaluation.measure import evaluate, measure_trained
 from ddjax.evaluation.poisoning import poisoning_summary
+from ddjax.evaluation.scoring import confusion
 from ddjax.experiment.folder import SUMMARY, Config, read_summary
 from ddjax.experiment.setup import Experiment
 from ddjax.models import describe_model

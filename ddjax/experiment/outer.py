@@ -21,8 +21,8 @@ from ddjax.data import Augment, Split, make_draw_batch
 from ddjax.data.ahead import fetching
 from ddjax.data.host import Ahead, OnHost
 from ddjax.data.sampling import drawn_rows
-from ddjax.evaluation.measure import float32, score
 from ddjax.evaluation.real_sets import random_sets
+from ddjax.evaluation.scoring import float32, score
 from ddjax.experiment.optimizer import make_optimizer
 from ddjax.experiment.setup import Experiment
 from ddjax.training.under_way import Diagnose, Validate

@@ -20,7 +20,8 @@ from ddjax.core.meta import Problem
 from ddjax.core.spread import for_each_net
 from ddjax.data import Augment, Split, hold_out, make_augment
 from ddjax.errors import InputError
-from ddjax.evaluation.measure import Scores, float32, score
+from ddjax.evaluation.measure import Scores
+from ddjax.evaluation.scoring import float32, score
 from ddjax.experiment.replay import Reopened, reopen
 from ddjax.experiment.streams import stream
 from ddjax.storage.processes import together

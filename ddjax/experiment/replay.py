@@ -13,7 +13,8 @@ from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
 from ddjax.data import Dataset, Split, load_dataset, parse_shape, transform_for
 from ddjax.errors import InputError, NonFiniteError
-from ddjax.evaluation.measure import Evaluation, confusion, evaluate, measure_trained
+from ddjax.evaluation.measure import Evaluation, evaluate, measure_trained
+from ddjax.evaluation.scoring import confusion
 from ddjax.experiment.setup import OWN, directions, make_problem, outer_labels
 from ddjax.experiment.starts import Nets, Starts, fresh_networks, make_starts, one_network
 from ddjax.experiment.streams import stream

@@ -13,7 +13,7 @@ import optax
 from ddjax.core.inner import unroll
 from ddjax.core.losses import Params
 from ddjax.errors import InputError
-from ddjax.evaluation.measure import float32, score
+from ddjax.evaluation.scoring import float32, score
 from ddjax.experiment.replay import reopen, require_finite
 from ddjax.experiment.streams import stream
 from ddjax.models import Model

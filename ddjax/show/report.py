@@ -39,7 +39,7 @@ class Told:
       summary: its `summary.json`; metrics: its rows; origins: where it was made, see `provenance.origin`: empty where there
         is only the artefact.
       frames: path of `frames.npz`, of which an animation is made; None, or a path where there is none, makes none.
-      confusions: int [nets, points, K, K] on test data, see `evaluation.measure.confusion`; None where it was not measured.
+      confusions: int [nets, points, K, K] on test data, see `evaluation.scoring.confusion`; None where it was not measured.
     """
 
     artifact: Artifact

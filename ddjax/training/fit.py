@@ -15,7 +15,8 @@ from ddjax.core.meta import Problem
 from ddjax.core.outer import DrawBatch
 from ddjax.core.spread import for_each_net
 from ddjax.data import Augment, Split, make_draw_batch
-from ddjax.evaluation.measure import Scores, float32, score
+from ddjax.evaluation.measure import Scores
+from ddjax.evaluation.scoring import float32, score
 from ddjax.storage.processes import together
 
 

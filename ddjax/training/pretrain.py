@@ -13,7 +13,7 @@ from ddjax.core.losses import Params
 from ddjax.core.spread import for_each_net
 from ddjax.data import Augment, Dataset, Split, load_dataset, make_augment, make_draw_batch
 from ddjax.errors import InputError
-from ddjax.evaluation.measure import score
+from ddjax.evaluation.scoring import score
 from ddjax.models import Model, model_of
 from ddjax.recipes import Recipe
 from ddjax.storage.pools import Pool, load_pool, read_pool, write_pool
