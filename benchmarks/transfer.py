@@ -11,10 +11,13 @@ says how far rounding alone carries the same steps.
 import argparse
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import harness
 
+from ddjax.storage.artifact import FILE_NAME
+from ddjax.storage.provenance import digest_of_file
 from ddjax.training.devices import use_all_cores
 
 Row = tuple[str, Callable[[], Any]]
@@ -154,11 +157,12 @@ def main() -> None:
     use_all_cores()
     filed, origin = [], harness.about()
     for path in args.paths:
+        digest = digest_of_file(Path(path) / FILE_NAME if Path(path).is_dir() else Path(path))
         print(path, flush=True)
         for what, measure in rows(path, args):
             accuracy = measure()
             row = {"artefact": path, "what": what, "mean": float(accuracy.mean()), "std": float(accuracy.std())}
-            filed.append({**row, "networks": len(accuracy), **origin})
+            filed.append({**row, "networks": len(accuracy), "digest": digest, **origin})
             spread = f" ± {row['std']:.2f} ({len(accuracy)})" if len(accuracy) > 1 else ""
             print(f"  {what:<44} {row['mean']:6.2f}{spread}", flush=True)
     harness.write_json(args.json, filed)

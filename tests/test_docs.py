@@ -26,6 +26,8 @@ from ddjax.evaluation import baselines
 from ddjax.evaluation.tuning import Tuning
 from ddjax.experiment import distill as distilling, protocol
 from ddjax.paper.runs import RUNS
+from ddjax.storage.artifact import FILE_NAME
+from ddjax.storage.provenance import digest_of_file
 from ddjax.training import fit, pretrain
 
 ROOT = Path(__file__).parents[1]
@@ -185,6 +187,13 @@ def test_figures_of_the_digits_are_those_that_are_filed():
     exact = json.loads((ROOT / "results" / "digits-exact" / "summary.json").read_text())["distilled"]["accuracy_mean"]
     for page in ("README.md", "docs/method.md"):
         assert f"{exact:.2f} %" in (ROOT / page).read_text(), page
+
+
+@pytest.mark.parametrize("name", ["transfer_digits.json", "transfer_mnist.json"])
+def test_what_was_measured_of_an_artefact_is_of_the_one_that_is_filed(name):
+    """A run that is filed anew makes these tables false: `benchmarks/transfer.py` measures them again."""
+    for row in json.loads((ROOT / "benchmarks" / "results" / name).read_text()):
+        assert row["digest"] == digest_of_file(ROOT / row["artefact"] / FILE_NAME), row["artefact"]
 
 
 def test_tables_of_the_docs_are_those_that_were_measured():

@@ -13,6 +13,8 @@ from helpers import compiled_once
 
 import ddjax
 from ddjax.evaluation import baselines, tuning
+from ddjax.storage.artifact import FILE_NAME
+from ddjax.storage.provenance import digest_of_file
 from ddjax.training import devices
 
 SMALL = {"model": "mlp", "gate_width": 0.0, "batch_size": 32, "eval_every": 5, "outer_steps": 10, "lr": 0.2}
@@ -64,7 +66,8 @@ def test_what_digits_transfer_to(measured, tmp_path, monkeypatch):
         ("adam, shuffled minibatches, 1 epochs", 5),
     ):
         assert found[what]["networks"] == count and 0 <= found[what]["mean"] <= 100, what
-    assert all(row["commit"] and row["machine"] for row in rows)
+    made = digest_of_file(tmp_path / "run" / FILE_NAME)
+    assert all(row["commit"] and row["machine"] and row["digest"] == made for row in rows)
 
 
 def test_heads_on_a_frozen_backbone(measured, tmp_path):
