@@ -35,8 +35,7 @@ In each cell: the figure of arXiv 1811.10959 (marked † where it was recalled r
 **ours**, in percent of the whole test set, mean ± standard deviation over so many networks. The test set is read once, at the
 end: iterates, learning rates, sets of images and neighbours are chosen on 1/12 of the training set, held out. Baselines take
 the same number of gradient-descent steps on as many images; their rate is the best of a grid, refined
-twice around its best point, and of the distilled data's own rates; k-means has five seeds. Figures whose commit is older than
-d60f772 are of fresh weights from normal distributions cut off at two deviations, which later ones are not.
+twice around its best point, and of the distilled data's own rates; k-means has five seeds.
 
 Letters behind a figure say where its method departs from the paper's, and the table of runs by how much:
 

@@ -10,7 +10,7 @@ def mnist_poison() -> Recipe:
     """Data poisoning (sec. 3.6): one step on 100 images makes LeNets well trained on MNIST take 0s for 1s; paper 71.4 %
     of them, ± 29.6.
 
-    83.7 ± 18.2 % of them on 20 held-out networks, from networks at 98.7 % (RESULTS.md). It takes a pool of hundreds: one
+    69.7 ± 23.5 % of them on 20 held-out networks, from networks at 98.7 % (RESULTS.md). It takes a pool of hundreds: one
     step fits the networks it is distilled for, and with fewer of them the other classes lose more on others.
     """
     return Recipe(
