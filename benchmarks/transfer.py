@@ -11,12 +11,11 @@ says how far rounding alone carries the same steps.
 import argparse
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import harness
 
-from ddjax.storage.artifact import FILE_NAME
+from ddjax.storage.artifact import artifact_file
 from ddjax.storage.provenance import digest_of_file
 from ddjax.training.devices import use_all_cores
 
@@ -157,7 +156,7 @@ def main() -> None:
     use_all_cores()
     filed, origin = [], harness.about()
     for path in args.paths:
-        digest = digest_of_file(Path(path) / FILE_NAME if Path(path).is_dir() else Path(path))
+        digest = digest_of_file(artifact_file(path))
         print(path, flush=True)
         for what, measure in rows(path, args):
             accuracy = measure()

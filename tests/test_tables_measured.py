@@ -12,6 +12,7 @@ import transfer
 from helpers import compiled_once
 
 import ddjax
+from ddjax.errors import InputError
 from ddjax.evaluation import baselines, tuning
 from ddjax.storage.artifact import FILE_NAME
 from ddjax.storage.provenance import digest_of_file
@@ -68,6 +69,8 @@ def test_what_digits_transfer_to(measured, tmp_path, monkeypatch):
         assert found[what]["networks"] == count and 0 <= found[what]["mean"] <= 100, what
     made = digest_of_file(tmp_path / "run" / FILE_NAME)
     assert all(row["commit"] and row["machine"] and row["digest"] == made for row in rows)
+    with pytest.raises(InputError, match="no artefact at"):
+        measured(transfer, tmp_path / "nowhere")
 
 
 def test_heads_on_a_frozen_backbone(measured, tmp_path):

@@ -123,17 +123,27 @@ def save_artifact(
     tensorfile.write(Path(path), tensors, metadata)
 
 
-def load_artifact(path: str | os.PathLike[str]) -> Artifact:
-    """Reads an artefact, from its file or from the folder of a run; one of format version 1 as if it were of this one.
+def artifact_file(path: str | os.PathLike[str]) -> Path:
+    """The artefact's file, where `path` is that file or the folder of a run.
 
     Raises:
-      InputError: no such file, damaged or not safetensors, not a ddjax artefact, of a newer format or inconsistent.
+      InputError: there is none.
     """
     path = Path(path)
     if not is_file(path):
         path = path / FILE_NAME if os.path.isdir(path) else path
     if not is_file(path):
         raise InputError(f"no artefact at {path}: give the folder of a finished run or a {FILE_NAME} file")
+    return path
+
+
+def load_artifact(path: str | os.PathLike[str]) -> Artifact:
+    """Reads an artefact, from its file or from the folder of a run; one of format version 1 as if it were of this one.
+
+    Raises:
+      InputError: no such file, damaged or not safetensors, not a ddjax artefact, of a newer format or inconsistent.
+    """
+    path = artifact_file(path)
     tensors, metadata = tensorfile.read(path, _AGAIN)
     if metadata["format_version"] == 1:
         metadata = _from_version_1(path, metadata)
