@@ -1,5 +1,9 @@
 """What can go wrong without being a defect of the library; every other exception is one, and keeps its traceback."""
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class DdjaxError(Exception):
     """Any error that is meant for a person: what is wrong, and what to do about it, in one line.
@@ -54,3 +58,19 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     """An exception of others, for the end of a message: its type and text without line breaks, cut at `limit` characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+@contextmanager
+def unlogged(told: Callable[[str], bool]) -> Iterator[None]:
+    """While it lasts, libraries that log through absl keep to themselves each message that is `told` otherwise, with its
+    traceback."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not told(record.getMessage())
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

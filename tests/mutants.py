@@ -719,6 +719,8 @@ MUTANTS = (
            (f"{PROCESSES}::{AS_ONE}",)),
     Mutant("a process that is gone is a traceback", "storage/processes.py",
            "raise LostProcessError(one_line(error)) from error", "raise", (f"{PROCESSES}::{AS_ONE}",)),
+    Mutant("Orbax says at length that a process is gone", "storage/processes.py", "unlogged(lost)", "unlogged(lambda _: False)",
+           (f"{PROCESSES}::test_two_processes_give_what_one_gives",)),
     Mutant("JAX says at length that its coordinator is gone", "cli/output.py", "        _shorten_last_words()\n", "",
            (f"{PROCESSES}::{GOES}",)),
     Mutant("what a process says last is said twice", "cli/last_words.py", "            if not said:", "            if True:",

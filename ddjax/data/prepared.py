@@ -6,12 +6,9 @@ cache a fraction of one.
 
 import hashlib
 import json
-import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from ddjax.data.catalogue import CATALOGUE, records
 from ddjax.data.dataset import Dataset, MissingDataError
 from ddjax.data.mapped import array_of
 from ddjax.data.transforms import Standardise
-from ddjax.errors import InputError
+from ddjax.errors import InputError, unlogged
 from ddjax.storage.archive import ARCHIVE_DAMAGE
 
 _CACHE_FORMAT = "1"
@@ -101,28 +98,13 @@ def _read_records(name: str, folder: Path, crop: tuple[int, int] | None) -> dict
         if file_format != "array_record":
             raise InputError(f"{name} in {folder} is in {file_format} format, which needs TensorFlow to read: {again}")
         builder: Any = tfds.builder_from_directory(str(folder))
-        with _quiet_decoder():
+        with unlogged(lambda message: "OpenCV is not installed" in message):  # Pillow is this library's choice
             return read(builder, crop)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # each layer below (json, protobuf, array_record, Pillow) has exceptions of its own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{name} in {folder} is damaged ({reason}): {again}") from error
-
-
-@contextmanager
-def _quiet_decoder() -> Iterator[None]:
-    """Drops one log line, the advice to install OpenCV: Pillow is this library's choice."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "OpenCV is not installed" not in record.getMessage()
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
 
 
 def _cache_key(folder: Path, suffix: str) -> str:

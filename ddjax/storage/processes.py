@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ddjax.errors import InputError, LostProcessError, one_line
+from ddjax.errors import InputError, LostProcessError, one_line, unlogged
 
 Answer = TypeVar("Answer")
 # Words of what JAX says when another process is gone.
@@ -110,14 +110,20 @@ def _shut_down() -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """While it lasts, the end of another process of the same run is told as that.
+    """While it lasts, the end of another process of the same run is told as that, and only so: Orbax, where it was saving,
+    would log it with its traceback first.
 
     Raises:
       LostProcessError: in place of what JAX raises then.
     """
+
+    def lost(message: str) -> bool:
+        return several() and any(word in message for word in _LOST)
+
     try:
-        yield
+        with unlogged(lost):
+            yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # the latter from compiled programs that are called again
-        if not several() or isinstance(error, InputError) or not any(word in str(error) for word in _LOST):
+        if isinstance(error, InputError) or not lost(str(error)):
             raise
         raise LostProcessError(one_line(error)) from error
