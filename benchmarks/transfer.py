@@ -1,11 +1,12 @@
 """What distilled data transfer to: other weights, networks, orders, epochs, optimisers and precisions than they were made for.
 
     python benchmarks/transfer.py results/digits results/mnist-fixed results/mnist-random
+    python benchmarks/transfer.py results/mnist-random --protocol lenet mlp linear
 
 Each row trains up to `--num-nets` networks on the artefact, otherwise as documented, and gives their accuracy on the whole test
 set, mean +- deviation. Where weights are fixed there is one network, and several where something is drawn: weights, an order,
 minibatches. The rates of minibatch training are the best of three on the artefact's own loss, not on test data; `float64`
-says how far rounding alone carries the same steps.
+says how far rounding alone carries the same steps. With `--protocol` the rows are those of `ddjax evaluate --protocol`.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("paths", nargs="+", help="artefacts, or folders of runs, in the order of the columns")
     parser.add_argument("--num-nets", type=int, default=20, help="networks a row")
     parser.add_argument("--models", nargs="*", default=["lenet", "convnet", "mlp"], help="other networks")
+    parser.add_argument("--protocol", nargs="+", metavar="MODEL", help="instead: these by the protocol of benchmarks")
     parser.add_argument("--epochs", type=int, default=30, help="of training by minibatches")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     return parser.parse_args()
@@ -40,10 +42,15 @@ def rows(path: str, args: argparse.Namespace) -> Iterator[Row]:
     import optax
 
     from ddjax.evaluation.measure import evaluate
+    from ddjax.experiment.protocol import by_protocol
     from ddjax.experiment.replay import Reopened, reopen
     from ddjax.experiment.streams import stream
     from ddjax.models import model_of
 
+    if args.protocol:
+        for name in args.protocol:
+            yield f"protocol: {name}", lambda name=name: by_protocol(path, (name,))[name].accuracy
+        return
     found = reopen(path)
     network, distilled = found.recipe.network, found.artifact.distilled
     epochs, steps = distilled.log_lrs.shape

@@ -189,7 +189,7 @@ def test_figures_of_the_digits_are_those_that_are_filed():
         assert f"{exact:.2f} %" in (ROOT / page).read_text(), page
 
 
-@pytest.mark.parametrize("name", ["transfer_digits.json", "transfer_mnist.json"])
+@pytest.mark.parametrize("name", ["transfer_digits.json", "transfer_mnist.json", "protocol_mnist.json"])
 def test_what_was_measured_of_an_artefact_is_of_the_one_that_is_filed(name):
     """A run that is filed anew makes these tables false: `benchmarks/transfer.py` measures them again."""
     for row in json.loads((ROOT / "benchmarks" / "results" / name).read_text()):
@@ -209,6 +209,10 @@ def test_tables_of_the_docs_are_those_that_were_measured():
         )
         column = 2 + ["results/mnist-fixed", "results/mnist-random"].index(row["artefact"])
         assert line.split("|")[column].strip() == f"{row['mean']:.2f}{several}", line
+    page = (ROOT / "docs" / "beyond.md").read_text()
+    for row in json.loads((folder / "protocol_mnist.json").read_text()):
+        name = row["what"].removeprefix("protocol: ")
+        assert f"| {name} | {row['mean']:.2f} ± {row['std']:.2f} |" in page, row
     page = (ROOT / "docs" / "networks.md").read_text()
     lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.count("|") == 8}
     for row in json.loads((folder / "frozen.json").read_text()):
