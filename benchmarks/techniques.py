@@ -85,16 +85,18 @@ def megabytes(recipe: Any) -> float:
 def row_of(name: str, changes: dict[str, Any], args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """A technique's figures, means over seeds."""
     import ddjax
+    from ddjax.storage.files import read_json
     from ddjax.storage.metrics import read_metrics
 
     sizes = {"outer_steps": args.outer_steps, "test_nets": args.test_nets, "width": args.width}
     recipe = ddjax.get_recipe("digits").replace(**BASE, data=args.data, model=args.model, **sizes).replace(**changes)
-    summaries, seconds = [], []
+    summaries, seconds, origin = [], [], {}
     for seed in range(args.seeds):
         out = folder / args.data / args.model / name.replace(" ", "-").replace("'", "") / f"seed-{seed}"
         done = ddjax.distill(recipe.replace(seed=seed), out, name=name, resume=True, compare=False, progress=False)
         summaries.append(done.summary)
         seconds.append(read_metrics(out / "metrics.jsonl")[-1]["seconds"])
+        origin = read_json(out / "config.json")["origins"][-1]  # it may have been distilled before
     tests = [summary.distilled["accuracy_mean"] for summary in summaries]
     return {
         "technique": name,
@@ -105,6 +107,8 @@ def row_of(name: str, changes: dict[str, Any], args: argparse.Namespace, folder:
         "std_over_nets": statistics.mean(summary.distilled["accuracy_std"] for summary in summaries),
         "seconds": statistics.mean(seconds),
         "megabytes": megabytes(recipe),
+        "commit": origin["commit"],
+        "machine": origin["machine"],
     }
 
 
@@ -120,7 +124,7 @@ def main() -> None:
         say(f"{args.data}, {args.model}: held out, test, over seeds, over networks, seconds, MB")
         for name, changes in chosen.items():
             row = row_of(name, changes, args, Path(args.runs or scratch))
-            rows.append({**row, **settings, **harness.about()})
+            rows.append({**harness.about(), **settings, **row})
             print(
                 f"  {name:<26}{row['held_out']:7.2f}{row['test']:7.2f} ± {row['test_std_over_seeds']:.2f} ± "
                 f"{row['std_over_nets']:<6.2f}{row['seconds']:7.1f}{row['megabytes']:8.1f}",

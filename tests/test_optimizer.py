@@ -44,6 +44,9 @@ def test_learning_rates_that_are_one_move_as_one(learned, groups):
     axes = {"each": (), "step": (0,), "one": (0, 1)}.get(learned)
     expected = 0 * grads if axes is None else -0.5 * np.broadcast_to(grads.sum(axis=axes, keepdims=True), grads.shape)
     np.testing.assert_allclose(moved(plain, 1).log_lrs, expected, rtol=1e-6)
+    # A bound is that of the gradients before they are summed: the images' part is what it is of rates each on its own.
+    bound, each = plain.replace(clip=0.1), plain.replace(clip=0.1, learn_rates="each")
+    np.testing.assert_array_equal(moved(bound, 1).images, moved(each, 1).images)
 
 
 def test_a_norm_is_bound_by_the_running_mean_of_those_before():

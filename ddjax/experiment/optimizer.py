@@ -28,9 +28,9 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
         "log_lrs": optax.set_to_zero() if still else at(outer.lr_log_lrs),
     }
     return optax.chain(
-        tie_rates(inner.learn_rates),
         optax.identity() if outer.clip_relative is None else clip_by_running_norm(outer.clip_relative),
         optax.identity() if outer.clip is None else optax.clip_by_global_norm(outer.clip),
+        tie_rates(inner.learn_rates),  # after the bounds: the sum over all steps would leave little of the images' part
         optax.partition(rates, names),
     )
 
