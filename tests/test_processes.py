@@ -29,6 +29,7 @@ from ddjax.core.meta import Problem
 from ddjax.core.outer import make_distiller
 from ddjax.core.spread import place, replicated
 from ddjax.errors import InputError, LostProcessError
+from ddjax.experiment.protocol import by_protocol
 from ddjax.storage import processes
 from ddjax.storage.artifact import load_artifact
 from ddjax.storage.checkpoints import Checkpoints
@@ -179,6 +180,7 @@ def work(folder: Path):
     again = ddjax.distill(recipe, folder / "run", resume=True, **options)  # which is read
     assert again.summary == done.summary and again.folder == folder / "run"
     evaluation, _ = ddjax.evaluate_artifact(folder / "run", num_nets=5)
+    protocol = by_protocol(folder / "run", num_nets=3, epochs=3)["linear"]
     pooled = recipe.replace(source="digits", pool=str(folder / "pool.safetensors"), valid_nets=1)
     pool = ddjax.pretrain_for(
         pooled, num_nets=3, test_nets=2, training=ddjax.Training(20, 32), seed=1, dataset=None, progress=False
@@ -187,6 +189,7 @@ def work(folder: Path):
         "exact": [exact(folder / f"exact-{nets}", nets) for nets in (2, 1)],
         "images": np.asarray(done.artifact.distilled.images).ravel().tolist(),
         "accuracy": evaluation.accuracy.tolist(),
+        "protocol": protocol.accuracy.tolist(),
         "summary": done.summary.to_json(),
         "pool": pool.metadata["accuracy"],
         "devices": [jax.process_count(), jax.local_device_count()],
@@ -253,7 +256,7 @@ def test_two_processes_give_what_one_gives(by_two, tmp_path):
     for ours, theirs in zip(found["exact"], expected["exact"], strict=True):
         assert relative_error(np.array(ours), np.array(theirs)) < 1e-12
     assert relative_error(np.array(found["images"]), np.array(expected["images"])) < 1e-4
-    for name in ("accuracy", "pool"):
+    for name in ("accuracy", "protocol", "pool"):
         np.testing.assert_allclose(found[name], expected[name], atol=0.3)  # of 400 examples, one
     for name in ("valid_accuracy", "best_step", "num_test", "accuracy_by_step"):
         assert found["summary"][name] == pytest.approx(expected["summary"][name], abs=0.3), name
