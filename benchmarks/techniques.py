@@ -91,13 +91,13 @@ def row_of(name: str, changes: dict[str, Any], args: argparse.Namespace, folder:
 
     sizes = {"outer_steps": args.outer_steps, "test_nets": args.test_nets, "width": args.width}
     recipe = ddjax.get_recipe("digits").replace(**BASE, data=args.data, model=args.model, **sizes).replace(**changes)
-    summaries, seconds, origin = [], [], {}
+    summaries, seconds, origins = [], [], []
     for seed in range(args.seeds):
         out = folder / args.data / args.model / name.replace(" ", "-").replace("'", "") / f"seed-{seed}"
         done = ddjax.distill(recipe.replace(seed=seed), out, name=name, resume=True, compare=False, progress=False)
         summaries.append(done.summary)
         seconds.append(read_metrics(out / "metrics.jsonl")[-1]["seconds"])
-        origin = read_json(out / "config.json")["origins"][-1]  # it may have been distilled before
+        origins.append(read_json(out / "config.json")["origins"][-1])  # it may have been distilled before
     tests = [summary.distilled["accuracy_mean"] for summary in summaries]
     return {
         "technique": name,
@@ -108,8 +108,7 @@ def row_of(name: str, changes: dict[str, Any], args: argparse.Namespace, folder:
         "std_over_nets": statistics.mean(summary.distilled["accuracy_std"] for summary in summaries),
         "seconds": statistics.mean(seconds),
         "megabytes": megabytes(recipe),
-        "commit": origin["commit"],
-        "machine": origin["machine"],
+        **{what: ", ".join(dict.fromkeys(origin[what] for origin in origins)) for what in ("commit", "machine")},
     }
 
 

@@ -524,6 +524,11 @@ MUTANTS = (
            ("tests/test_views.py::test_hyper_parameters_of_the_inner_optimiser_are_those_of_pytorch",)),
     Mutant("shared rates have the mean of their gradients", "experiment/optimizer.py", "jnp.sum(updates.log_lrs,",
            "jnp.mean(updates.log_lrs,", ("tests/test_optimizer.py::test_learning_rates_that_are_one_move_as_one",)),
+    Mutant("rates are summed before the meta-gradient is bound", "experiment/optimizer.py",
+           "optax.identity() if outer.clip is None else optax.clip_by_global_norm(outer.clip),\n"
+           "        tie_rates(inner.learn_rates),", "tie_rates(inner.learn_rates),\n"
+           "        optax.identity() if outer.clip is None else optax.clip_by_global_norm(outer.clip),",
+           ("tests/test_optimizer.py::test_learning_rates_that_are_one_move_as_one",)),
     Mutant("the running norm counts what was cut off", "experiment/optimizer.py", "jnp.minimum(norm, bound)", "norm",
            ("tests/test_optimizer.py::test_a_norm_is_bound_by_the_running_mean_of_those_before",)),
     Mutant("the outer optimiser is Adam", "experiment/optimizer.py", "_BY_NAME[outer.optimizer]", '_BY_NAME["adam"]',

@@ -90,6 +90,7 @@ def test_what_a_technique_is_worth(measured, tmp_path, monkeypatch):
     monkeypatch.setitem(techniques.BASE, "batch_size", 16)
     few = ["--model", "linear", "--outer-steps", 2, "--seeds", 2, "--test-nets", 2, "--runs", tmp_path / "runs"]
     chosen = ["the paper's", "window of 10 steps"]
+    monkeypatch.setattr(techniques.harness, "about", lambda: {"commit": "of today", "machine": "of today"})
     with compiled_once(tmp_path / "compiled"):
         rows = measured(techniques, "digits", *few, "--only", *chosen, "--together", "momentum", "soft labels")
     found = {row["technique"]: row for row in rows}
@@ -106,7 +107,9 @@ def test_what_a_technique_is_worth(measured, tmp_path, monkeypatch):
         told = [json.loads((folder / "summary.json").read_text()) for folder in folders]
         assert len(told) == 2 and row["held_out"] == pytest.approx(np.mean([one["valid_accuracy"] for one in told]))
         assert row["test"] == pytest.approx(np.mean([one["distilled"]["accuracy_mean"] for one in told]))
-        settings = [json.loads((folder / "config.json").read_text())["recipe"] for folder in folders]
+        runs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+        assert {what: row[what] for what in ("commit", "machine")}.items() <= runs[0]["origins"][0].items()
+        settings = [one["recipe"] for one in runs]
         assert [one["seed"] for one in settings] == [0, 1] and row["seconds"] > 0 < row["megabytes"]
         flat = {k: v for part in settings[0].values() if isinstance(part, dict) for k, v in part.items()}
         assert {**techniques.BASE, **row["changes"]}.items() <= flat.items()
