@@ -113,11 +113,12 @@ SOFT = {
 }
 SOFT_RANDOM = "mnist-random-soft"
 _LABELS = {"learn_labels": True}
+_NESTEROV = {"direction": "nesterov", "inner_lr": 0.005, "lr_labels": 0.1}
 _MORE = {"lr_labels": 0.1, "outer_steps": 24_000, "batch_size": 512}
 for _name, _run in {
     "mnist-fixed-1step-soft": Run("mnist-fixed-1step", _LABELS | _MORE, cost="25 minutes"),
     "mnist-fixed-1step-soft-5": Run("mnist-fixed-1step", _LABELS | {"images": 5}, cost="5 minutes"),
-    "cifar10-fixed-soft": Run("cifar10-fixed", _LABELS, cost="100 minutes"),
+    "cifar10-fixed-soft": Run("cifar10-fixed", _LABELS | _NESTEROV, cost="100 minutes"),
 }.items():
     RUNS[_name] = _run
     for _seed in SEEDS:
