@@ -2,10 +2,11 @@
 
     python benchmarks/steps_epochs.py                                       # LeNet, all five sweeps
     python benchmarks/steps_epochs.py --sweep networks --values 1 4 16      # one of them
+    python benchmarks/steps_epochs.py --window 10 --sweep epochs --values 1 3 9 # what runs before a window
     python benchmarks/steps_epochs.py --plot benchmarks/steps_epochs.png
 
-The others stay at the base point, S=10, E=3, M=10, N=1 with 1024 real examples, unless an option moves it; a window
-of W steps begins anywhere, so that (S E - W) / 2 steps run before it on average. For every point:
+The others stay at the base point, S=10, E=3, M=10, N=1 with 1024 real examples and no window, unless an option moves it; a
+window of W steps begins anywhere, so that (S E - W) / 2 steps run before it on average. For every point:
 `ms`, the median time of a whole outer step as `ddjax distill` takes it (draw batch and networks, meta-gradient, Adam), and
 half the distance between quartiles; `compile_s`, tracing and compiling it, once, with nothing cached; `MB`, the temporary
 memory that the compiled step asks for on each device (data set and state not counted). Points of a sweep take steps in turn,
@@ -47,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3, help="E of the base point")
     parser.add_argument("--per-step", type=int, default=10, help="M of the base point, a multiple of the 10 classes")
     parser.add_argument("--networks", type=int, default=1, help="N of the base point")
+    parser.add_argument("--window", type=int, help="W of the base point; all S x E steps without")
     parser.add_argument("--batch-size", type=int, default=1024, help="real examples an outer step")
     parser.add_argument("--rounds", type=int, default=9, help="timed steps of each point, in turn")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the sweeps there")
@@ -55,8 +57,10 @@ def parse() -> argparse.Namespace:
 
 
 def points(args: argparse.Namespace, sweep: str) -> list[dict[str, int]]:
-    """The points of one sweep, each with all of S, E, M and N, and W where that is swept."""
+    """The points of one sweep, each with all of S, E, M and N, and W where there is a window."""
     base = {"steps": args.steps, "epochs": args.epochs, "per-step": args.per_step, "networks": args.networks}
+    if args.window is not None:
+        base["window"] = args.window
     return [base | {sweep: value} for value in sorted(set(args.values or VALUES[sweep]))]
 
 

@@ -85,6 +85,8 @@ def test_a_window_is_told_with_the_mean_of_the_steps_before_it(stopped_clock):
     told, one = forecast(set_up(LINEAR.replace(window=2))), 2 * 784 * 10
     # Of six steps none to four go before, two on average, each forward and back to the weights.
     assert told.copies == 2 and told.operations == (64 * 2 + 2 * 10 * (3 + 7) + 2 * 10 * 2) * one
+    first = forecast(set_up(LINEAR.replace(window=2, window_early=50.0)))  # which is nearly always at the beginning
+    assert first.operations == pytest.approx(told.operations - 2 * 10 * 2 * one, rel=1e-5)
     assert forecast(set_up(LINEAR.replace(window=2, remat=True))).copies == 3 + 1
 
 

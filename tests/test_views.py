@@ -15,6 +15,7 @@ import ddjax
 from ddjax.core.distilled import init_distilled, learned_labels
 from ddjax.core.inner import unroll
 from ddjax.core.meta import Layout, meta_gradient, meta_loss
+from ddjax.core.order import draw
 from ddjax.core.outer import make_distiller
 from ddjax.errors import InputError
 from ddjax.experiment.outer import first_iterate
@@ -93,6 +94,15 @@ def test_one_program_serves_every_window(x64):
     assert len(losses) == T - 2 + 1 and step._cache_size() == 1
 
 
+@pytest.mark.parametrize("early", [0.0, 3.0])
+def test_a_window_begins_early_as_often_as_it_is_told(early):
+    keys = jax.random.split(KEY, 20_000)
+    starts = jax.vmap(lambda key: draw(key, 12, 3, None, early)["window"][0])(keys)
+    odds = np.exp(-early * np.arange(10) / 9)
+    assert starts.dtype == jnp.int32
+    np.testing.assert_allclose(np.bincount(starts) / len(keys), odds / odds.sum(), atol=0.01)
+
+
 def test_a_window_over_all_steps_is_the_whole_unroll(x64):
     whole = meta_gradient(make_problem(), *make_arguments())
     window = meta_gradient(make_problem(window=T), *make_arguments(), key=KEY)
@@ -104,7 +114,7 @@ LAYOUTS = [Layout(), Layout(together=1, chunk=2, remat=True)]
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_drawn_is_drawn_alike_in_every_layout(x64, layout):
-    problem = make_problem(targets=learned_labels, window=3, view=view)
+    problem = make_problem(targets=learned_labels, window=3, early=2.0, view=view)
     expected = jax.jit(jax.value_and_grad(partial(meta_loss, problem, key=KEY), argnums=1))(*make_arguments())
     assert (
         relative_error(jax.jit(partial(meta_gradient, problem, layout=layout, key=KEY))(*make_arguments()), expected)
@@ -195,6 +205,7 @@ def test_a_subset_of_what_is_not_there_is_refused(settings, says):
         ({"window": 5, "steps": 2, "epochs": 2}, "--window is 5, but the inner loop has 4 steps"),
         ({"learn_labels": True, "poison": "0:1"}, "--learn-labels would learn the labels that --poison sets"),
         ({"images": 5}, "give --learn-labels"),
+        ({"window_early": 1.0}, "--window-early moves the start of a window: give --window"),
         ({"warmup": 7, "outer_steps": 7}, "--warmup is 7 of 7"),
         ({"window": 0}, "--window is 0: give a finite number above zero"),
         ({"momentum": 1.0}, "--momentum is 1.0"),

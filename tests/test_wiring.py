@@ -466,6 +466,7 @@ OTHER = {
     "remat": True,
     "objective": "gradient",
     "window": 2,
+    "window_early": 3.0,
     "outer_steps": 3,
     "schedule": "constant",
     "warmup": 1,
@@ -500,6 +501,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "subset_images": {"per_class": 2},
     "momentum": {"direction": "nesterov"},
     "window": {"steps": 3},
+    "window_early": {"steps": 3, "window": 2},
     "width": {"model": "convnet", "depth": 2},
     "depth": {"model": "convnet", "depth": 2},
 }

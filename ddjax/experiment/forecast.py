@@ -11,6 +11,7 @@ import numpy as np
 
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Layout
+from ddjax.core.order import log_odds
 from ddjax.evaluation.scoring import activation_bytes
 from ddjax.experiment.outer import build_distiller, first_iterate
 from ddjax.experiment.setup import Experiment
@@ -65,7 +66,8 @@ def forecast(experiment: Experiment) -> Forecast:
     turns, chunks = outer.num_nets / nets, outer.batch_size / chunk
     window = outer.window or steps * epochs
     if outer.window is not None:  # a window's start is drawn, and the loop before it counts as one turn
-        total += turns * inner * ((steps * epochs - window) / 2 - 1)
+        odds = np.exp(log_odds(steps * epochs - window + 1, outer.window_early))
+        total += turns * inner * (np.average(np.arange(len(odds)), weights=odds) - 1)
     of_steps = max(0.0, total - turns * chunks * real)
     seconds = (turns * chunks * real_seconds + of_steps / max(inner, 1.0) * inner_seconds) / devices
 

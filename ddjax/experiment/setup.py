@@ -98,7 +98,12 @@ def set_up(
     view = make_view(inner, dataset.num_classes, siamese)
     real_view = make_view(Inner(), dataset.num_classes, siamese) if matched else None
     problem = make_problem(model, inner.direction, inner.learn_labels, starts.draw, outer.objective)._replace(
-        direction=directions(inner), window=outer.window, view=view, real_view=real_view, bound=outer.clip_nets
+        direction=directions(inner),
+        window=outer.window,
+        early=outer.window_early,
+        view=view,
+        real_view=real_view,
+        bound=outer.clip_nets,
     )
     taken_for = outer_labels(recipe.data, dataset)
     return Experiment(recipe, dataset, *hold_out(dataset), augment, siamese, model, problem, starts, taken_for, key)

@@ -132,6 +132,7 @@ def _on_digits(recipe: Recipe) -> Recipe:
         per_class=1,
         images=None,
         window=None,
+        window_early=0.0,
         subset_classes=None,
         subset_images=None,
         inner_lr=0.02,

@@ -103,7 +103,8 @@ def departures(recipe: Recipe) -> dict[str, str]:
         "r": inner.start == "real" and "from real images",
         "l": inner.learn_labels and "soft labels",
         "m": inner.direction != "gd" and inner.direction,
-        "w": outer.window is not None and f"window of {outer.window} steps",
+        "w": outer.window is not None
+        and f"window of {outer.window} steps{', mostly early' if outer.window_early else ''}",
         "z": recipe.data.zca is not None and f"ZCA {recipe.data.zca:g}",
         "b": recipe.data.siamese != "none" and f"{recipe.data.siamese} of both sides",
         "c": _bounds(outer),

@@ -50,6 +50,8 @@ class Outer(Part):
     """What is minimised: the real loss after the inner loop, or, of one step, the angle between it and the real gradient."""
     window: int | None = None
     """Inner steps that are differentiated, from a start drawn at each outer step (RaT-BPTT); None: all of them."""
+    window_early: float = 0.0
+    """How the window's start is drawn: the first is e to this power times as likely as the last; 0: all alike (RaT-BPTT)."""
     outer_steps: int = 2000
     """Updates of the distilled data."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -82,4 +84,10 @@ class Outer(Part):
     """Decay of the moving average of the iterates, a candidate beside the iterate itself whenever the best is chosen."""
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
     """What the factors of matrix products are rounded to in the outer step; weights, sums and all else stay float32."""
-    RANGES: ClassVar[Mapping[str, Range]] = {"ema": DECAY, "b1": DECAY, "b2": DECAY, "warmup": WHOLE}
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "ema": DECAY,
+        "b1": DECAY,
+        "b2": DECAY,
+        "warmup": WHOLE,
+        "window_early": NOT_NEGATIVE,
+    }

@@ -127,6 +127,8 @@ class Recipe(Part):
                 f"--window is {outer.window}, but the inner loop has {inner.steps * inner.epochs} steps: lower it, or leave "
                 "it out"
             )
+        if outer.window_early and outer.window is None:
+            raise InputError("--window-early moves the start of a window: give --window")
         if self.data.zca is not None and (self.network.pool or self.network.checkpoint):
             raise InputError(
                 "--zca changes what networks read, and --pool and --checkpoint have not seen it: leave it out"
