@@ -3,9 +3,9 @@
     python benchmarks/techniques.py digits --runs runs/techniques --json benchmarks/results/techniques_digits.json
 
 100 images (ten steps, three epochs) for fresh networks, a tenth of a full budget: what the same outer steps come to with one
-setting changed. `held out` chooses and `test` is read once, both after the documented steps, means over seeds; `seconds` are
-of the outer loop, `MB` what the compiled outer step asks for beside its arguments, on one device. Distillations lie in
-`--runs` and go on where they were interrupted.
+setting changed. `held out` chooses and `test` is read once, both after the documented steps, means over seeds; `ms` are of an
+outer step, its share of the validations within and compilation not, `MB` what the compiled step asks for beside its
+arguments, on one device. Distillations lie in `--runs`, with what is compiled, and go on where they were interrupted.
 """
 
 import argparse
@@ -45,6 +45,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "all images in every step": {"steps": 1, "epochs": 30, "per_class": 10},
     "a tenth of all at random": {"steps": 1, "epochs": 30, "per_class": 10, "subset_images": 1},
     "window of 10 steps": {"window": 10},
+    "window of 10 steps, early": {"window": 10, "window_early": 3.0},
     "soft labels": {"learn_labels": True},
     "crops of both sides": {"siamese": "crop"},
     "scale and rotate both": {"siamese": "scale-rotate"},
@@ -83,20 +84,27 @@ def megabytes(recipe: Any) -> float:
     return step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes / 1e6
 
 
+def milliseconds(folder: Path) -> float:
+    """An outer step's, from the first validation of a run to its last."""
+    from ddjax.storage.metrics import read_metrics
+
+    first, *_, last = read_metrics(folder / "metrics.jsonl")
+    return 1000 * (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+
+
 def row_of(name: str, changes: dict[str, Any], args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """A technique's figures, means over seeds."""
     import ddjax
     from ddjax.storage.files import read_json
-    from ddjax.storage.metrics import read_metrics
 
     sizes = {"outer_steps": args.outer_steps, "test_nets": args.test_nets, "width": args.width}
     recipe = ddjax.get_recipe("digits").replace(**BASE, data=args.data, model=args.model, **sizes).replace(**changes)
-    summaries, seconds, origins = [], [], []
+    summaries, paces, origins = [], [], []
     for seed in range(args.seeds):
         out = folder / args.data / args.model / name.replace(" ", "-").replace("'", "") / f"seed-{seed}"
         done = ddjax.distill(recipe.replace(seed=seed), out, name=name, resume=True, compare=False, progress=False)
         summaries.append(done.summary)
-        seconds.append(read_metrics(out / "metrics.jsonl")[-1]["seconds"])
+        paces.append(milliseconds(out))
         origins.append(read_json(out / "config.json")["origins"][-1])  # it may have been distilled before
     tests = [summary.distilled["accuracy_mean"] for summary in summaries]
     return {
@@ -106,7 +114,7 @@ def row_of(name: str, changes: dict[str, Any], args: argparse.Namespace, folder:
         "test": statistics.mean(tests),
         "test_std_over_seeds": statistics.pstdev(tests),
         "std_over_nets": statistics.mean(summary.distilled["accuracy_std"] for summary in summaries),
-        "seconds": statistics.mean(seconds),
+        "ms": statistics.mean(paces),
         "megabytes": megabytes(recipe),
         **{what: ", ".join(dict.fromkeys(origin[what] for origin in origins)) for what in ("commit", "machine")},
     }
@@ -115,19 +123,23 @@ def row_of(name: str, changes: dict[str, Any], args: argparse.Namespace, folder:
 def main() -> None:
     args = parse()
     use_all_cores()
+    import jax
+
     chosen = {name: TECHNIQUES[name] for name in args.only or TECHNIQUES}
     if args.together:
         together = {key: value for name in args.together for key, value in TECHNIQUES[name].items()}
         chosen["together: " + ", ".join(args.together)] = together
     rows, settings = [], {"data": args.data, "model": args.model, "outer_steps": args.outer_steps, "seeds": args.seeds}
     with tempfile.TemporaryDirectory() as scratch:
-        say(f"{args.data}, {args.model}: held out, test, over seeds, over networks, seconds, MB")
+        folder = Path(args.runs or scratch)
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))  # other seeds run the same programs
+        say(f"{args.data}, {args.model}: held out, test, over seeds, over networks, ms, MB")
         for name, changes in chosen.items():
-            row = row_of(name, changes, args, Path(args.runs or scratch))
+            row = row_of(name, changes, args, folder)
             rows.append({**harness.about(), **settings, **row})
             print(
                 f"  {name:<26}{row['held_out']:7.2f}{row['test']:7.2f} ± {row['test_std_over_seeds']:.2f} ± "
-                f"{row['std_over_nets']:<6.2f}{row['seconds']:7.1f}{row['megabytes']:8.1f}",
+                f"{row['std_over_nets']:<6.2f}{row['ms']:7.0f}{row['megabytes']:8.1f}",
                 flush=True,
             )
     harness.write_json(args.json, rows)

@@ -214,7 +214,7 @@ def test_tables_of_the_docs_are_those_that_were_measured():
         figures = (
             f"{row['held_out']:.1f} | {row['test']:.1f} ± {row['test_std_over_seeds']:.1f} | {row['std_over_nets']:.1f}"
         )
-        assert f"| {row['technique']} | {figures} | {row['seconds']:.0f} | {row['megabytes']:.0f} |" in page, row
+        assert f"| {row['technique']} | {figures} | {row['ms']:.0f} | {row['megabytes']:.0f} |" in page, row
     for row in json.loads((folder / "protocol_mnist.json").read_text()):
         name = row["what"].removeprefix("protocol: ")
         assert f"| {name} | {row['mean']:.2f} ± {row['std']:.2f} |" in page, row

@@ -87,7 +87,8 @@ def test_heads_on_a_frozen_backbone(measured, tmp_path):
 
 def test_what_a_technique_is_worth(measured, tmp_path, monkeypatch):
     """Each differs from the base by its changes alone; rows are means over seeds of what the runs say."""
-    monkeypatch.setitem(techniques.BASE, "batch_size", 16)
+    for name, value in {"batch_size": 16, "eval_every": 1}.items():
+        monkeypatch.setitem(techniques.BASE, name, value)
     few = ["--model", "linear", "--outer-steps", 2, "--seeds", 2, "--test-nets", 2, "--runs", tmp_path / "runs"]
     chosen = ["the paper's", "window of 10 steps"]
     monkeypatch.setattr(techniques.harness, "about", lambda: {"commit": "of today", "machine": "of today"})
@@ -110,7 +111,7 @@ def test_what_a_technique_is_worth(measured, tmp_path, monkeypatch):
         runs = [json.loads((folder / "config.json").read_text()) for folder in folders]
         assert {what: row[what] for what in ("commit", "machine")}.items() <= runs[0]["origins"][0].items()
         settings = [one["recipe"] for one in runs]
-        assert [one["seed"] for one in settings] == [0, 1] and row["seconds"] > 0 < row["megabytes"]
+        assert [one["seed"] for one in settings] == [0, 1] and row["ms"] > 0 < row["megabytes"]
         flat = {k: v for part in settings[0].values() if isinstance(part, dict) for k, v in part.items()}
         assert {**techniques.BASE, **row["changes"]}.items() <= flat.items()
     assert found["window of 10 steps"]["megabytes"] < found["the paper's"]["megabytes"]
