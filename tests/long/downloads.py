@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -148,10 +149,9 @@ def run(folder: Path, names: list[str], every: int = 1024, most: int | None = No
     web.mkdir()
     root.mkdir()
     found, tried, began = [], 0, time.monotonic()
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     before = dict(CATALOGUE)
     try:
-        with served(web) as address:
+        with served(web) as address, patch.dict(os.environ, NO_PROXY="127.0.0.1", no_proxy="127.0.0.1"):
             for name in names:
                 chance = random.Random(name)
                 pictures = {s: random_pictures(WHOLE[name].input_shape, n, n) for s, n in (("train", 30), ("test", 20))}
