@@ -38,7 +38,7 @@ from typing import Any
 import harness
 import numpy as np
 
-from ddjax.errors import InputError, InterruptedRunError
+from ddjax.errors import InputError
 from ddjax.storage import provenance
 from ddjax.storage.files import write_json
 
@@ -299,27 +299,21 @@ def main() -> None:
     if args.commit:
         os.environ["DDJAX_COMMIT"] = args.commit
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # through `finally`, as with Ctrl-C
-    try:
-        if args.run:
-            run_of_the_paper(args)
-        elif args.list:
-            show(args.out)
-        elif args.rehearse:
-            os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-            with tempfile.TemporaryDirectory() as folder:
-                data = args.data or like_cifar10(Path(folder) / "pictures.npz")
-                sys.exit(min(1, go_through(args, "rehearsal", Path(folder), data)))
-        else:
-            if not provenance.commit():
-                raise InputError("git cannot tell which commit this is: give it with --commit")
-            device = accelerator()
-            place = args.out / re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-            sys.exit(min(1, go_through(args, device, place, args.data)))
-    except InterruptedRunError as error:
-        print(f"accelerator: {error}", file=sys.stderr)
-        sys.exit(128 + error.signum)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    if args.run:
+        run_of_the_paper(args)
+    elif args.list:
+        show(args.out)
+    elif args.rehearse:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        with tempfile.TemporaryDirectory() as folder:
+            data = args.data or like_cifar10(Path(folder) / "pictures.npz")
+            sys.exit(min(1, go_through(args, "rehearsal", Path(folder), data)))
+    else:
+        if not provenance.commit():
+            raise InputError("git cannot tell which commit this is: give it with --commit")
+        device = accelerator()
+        place = args.out / re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+        sys.exit(min(1, go_through(args, device, place, args.data)))
 
 
 if __name__ == "__main__":

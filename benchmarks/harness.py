@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddjax.errors import InputError
+from ddjax.errors import InputError, InterruptedRunError
 from ddjax.storage.files import write_whole
 
 if TYPE_CHECKING:  # JAX and matplotlib are imported where they are used, since some processes want neither
@@ -43,12 +43,14 @@ def about() -> dict[str, Any]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a benchmark's `main`; wrong input ends it with one line and exit status 2."""
+    """Runs a benchmark's `main`; wrong input ends it with one line and status 2, an interrupt with one and the signal's."""
     try:
         main()
-    except InputError as error:
+    except (InputError, InterruptedRunError) as error:
         print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(128 + error.signum if isinstance(error, InterruptedRunError) else 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def random_data(model: str) -> tuple[np.ndarray, np.ndarray]:

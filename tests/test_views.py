@@ -114,7 +114,7 @@ LAYOUTS = [Layout(), Layout(together=1, chunk=2, remat=True)]
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_drawn_is_drawn_alike_in_every_layout(x64, layout):
-    problem = make_problem(targets=learned_labels, window=3, early=2.0, view=view)
+    problem = make_problem(targets=learned_labels, window=3, window_early=2.0, view=view)
     expected = jax.jit(jax.value_and_grad(partial(meta_loss, problem, key=KEY), argnums=1))(*make_arguments())
     assert (
         relative_error(jax.jit(partial(meta_gradient, problem, layout=layout, key=KEY))(*make_arguments()), expected)

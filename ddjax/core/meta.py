@@ -42,7 +42,8 @@ class Problem(NamedTuple):
       targets: how `DistilledData.labels` become targets: `fixed_labels` or `learned_labels`.
       rule: differentiation rule of the inner steps (see `inner.unroll`).
       window: steps that an unroll differentiates, from a start that is drawn; None: all T.
-      early: how the start is drawn, the first one exp(early) times as likely as the last; 0: all alike (see `order.log_odds`).
+      window_early: how that start is drawn, the first one exp(window_early) times as likely as the last; 0: all alike (see
+        `order.log_odds`).
       view: what each inner step sees of its examples, drawn anew every time (see `order.View`); None: all, as they are.
       real_view: what the real batch goes through besides, from the key of the first step's view, so that both may be changed
         alike; None: nothing.
@@ -60,7 +61,7 @@ class Problem(NamedTuple):
     targets: Targets = fixed_labels
     rule: MakeRule = mixed_mode
     window: int | None = None
-    early: float = 0.0
+    window_early: float = 0.0
     view: View | None = None
     real_view: View | None = None
     bound: float | None = None
@@ -101,7 +102,7 @@ def meta_loss(
     errors as for that.
     """
     _check(params_N, distilled, batch)
-    drawn = draw(key, distilled.log_lrs.size, problem.window, problem.view, problem.early)
+    drawn = draw(key, distilled.log_lrs.size, problem.window, problem.view, problem.window_early)
     batch = _viewed(problem, batch, drawn)
 
     def one_network(params: Params) -> jax.Array:
@@ -189,7 +190,7 @@ def _on_one_device(
 ) -> tuple[jax.Array, DistilledData]:
     """`meta_gradient` on one device's networks and share of the batch, which the axis `shared_by` has the whole of; sums over
     `axis` are taken within."""
-    drawn = draw(key, distilled.log_lrs.size, problem.window, problem.view, problem.early)
+    drawn = draw(key, distilled.log_lrs.size, problem.window, problem.view, problem.window_early)
     batch = _viewed(problem, batch, drawn)
     inner = partial(unroll, problem.inner_loss, remat=layout.remat, axis=axis, **drawn, **problem.unroll_options)
 

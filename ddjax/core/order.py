@@ -81,14 +81,14 @@ def within(window: Window, log_lrs_T: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(first, jnp.int32), jnp.where(first == start, log_lrs, jnp.nan) if traced else log_lrs
 
 
-def log_odds(starts: int, early: float) -> jax.Array:
-    """How likely each of so many starts of a window is, float32 [starts], up to a constant: the first one is exp(early) times
-    as likely as the last, and between the two they fall by one factor each."""
-    return -early * jnp.linspace(0.0, 1.0, starts, dtype=jnp.float32)
+def log_odds(starts: int, window_early: float) -> jax.Array:
+    """How likely each of so many starts of a window is, float32 [starts], up to a constant: the first one is exp(window_early)
+    times as likely as the last, and between the two they fall by one factor each."""
+    return -window_early * jnp.linspace(0.0, 1.0, starts, dtype=jnp.float32)
 
 
 def draw(
-    key: jax.Array | None, steps: int, window: int | None, view: View | None, early: float = 0.0
+    key: jax.Array | None, steps: int, window: int | None, view: View | None, window_early: float = 0.0
 ) -> dict[str, Any]:
     """The options of an unroll of so many steps that are drawn from the key of an outer step: the start of a window of this
     length, by its `log_odds`, and the key of views.
@@ -105,6 +105,6 @@ def draw(
     window_key, view_key = jax.random.split(key)
     drawn: dict[str, Any] = {"view": view, "key": view_key}
     if window is not None:
-        start = jax.random.categorical(window_key, log_odds(steps - window + 1, early))
+        start = jax.random.categorical(window_key, log_odds(steps - window + 1, window_early))
         drawn["window"] = start.astype(jnp.int32), window
     return drawn

@@ -100,7 +100,7 @@ def set_up(
     problem = make_problem(model, inner.direction, inner.learn_labels, starts.draw, outer.objective)._replace(
         direction=directions(inner),
         window=outer.window,
-        early=outer.window_early,
+        window_early=outer.window_early,
         view=view,
         real_view=real_view,
         bound=outer.clip_nets,
