@@ -36,6 +36,7 @@ BASE = {
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "the paper's": {},
     "from real images": {"start": "real"},
+    "those along components": {"start": "real", "basis": "components"},
     "surrogate gates": {"gate_width": 0.2},
     "momentum": {"direction": "momentum", "inner_lr": 0.01},
     "Nesterov": {"direction": "nesterov", "inner_lr": 0.01},

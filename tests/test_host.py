@@ -229,7 +229,7 @@ def test_what_is_fetched_for_a_step_is_what_it_draws(monkeypatch):
     with feeding(experiment, experiment.key, experiment.data, None) as feed:
         for step in (0, 1, 5):
             batch_key = keys_of_step(experiment.key, jnp.int32(step))[0]
-            split, init = feed(step)
+            split, init, _ = feed(step)
             assert init is experiment.starts.draw and np.isfinite(draw(batch_key, split)[0]).all()
             numbered = Split.on_device(X, Y, TRANSFORM)._replace(labels=jnp.arange(len(experiment.train.labels)))
             rows = np.argmax(make_draw_batch(32, N, *experiment[5:7])(batch_key, numbered)[1], axis=1)

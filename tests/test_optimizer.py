@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ddjax.core.distilled import DistilledData
+from ddjax.errors import InputError
 from ddjax.experiment.optimizer import clip_by_running_norm, make_optimizer
 from ddjax.recipes import Inner, Outer, Recipe
 
@@ -49,6 +50,31 @@ def test_learning_rates_that_are_one_move_as_one(learned, groups):
     np.testing.assert_array_equal(moved(bound, 1).images, moved(each, 1).images)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "lion"])
+def test_images_move_along_axes(name):
+    """As these optimisers move coordinates c of x = A c, whose gradient is A^T g; labels and rates as without."""
+    axes = np.random.RandomState(7).normal(size=(20, 20)).astype(np.float32)[:, ::-1]  # of images of 4 x 5 values
+    plain = Recipe().replace(optimizer=name, clip=None, lr=0.1, schedule="constant")
+    recipe = plain.replace(basis="components")
+    optimizer = make_optimizer(recipe, jnp.asarray(axes))
+    start = make_data(0)._replace(images=jnp.zeros((3, 2, 4, 5)))
+    state, data, turned = optimizer.init(start), start, make_optimizer(plain)
+    state_turned, coordinates = turned.init(start), start
+    for t in range(3):
+        grads = make_data(t + 1)._replace(images=jax.random.normal(jax.random.key(t), (3, 2, 4, 5)))
+        updates, state = optimizer.update(grads, state, data)
+        data = optax.apply_updates(data, updates)
+        along = (np.asarray(grads.images).reshape(6, 20) @ axes).reshape(3, 2, 4, 5)
+        updates, state_turned = turned.update(grads._replace(images=jnp.asarray(along)), state_turned, coordinates)
+        coordinates = optax.apply_updates(coordinates, updates)
+    expected = (np.asarray(coordinates.images).reshape(6, 20) @ axes.T).reshape(3, 2, 4, 5)
+    np.testing.assert_allclose(data.images, expected, rtol=1e-4, atol=1e-5)
+    for part in ("labels", "log_lrs"):
+        np.testing.assert_array_equal(getattr(data, part), getattr(coordinates, part))
+    with pytest.raises(InputError, match="give make_optimizer those of the data"):
+        make_optimizer(recipe).update(start, make_optimizer(recipe).init(start), start)
+
+
 def test_a_norm_is_bound_by_the_running_mean_of_those_before():
     clip = clip_by_running_norm(2.0)
     data = make_data(0)
@@ -70,7 +96,7 @@ def test_a_norm_is_bound_by_the_running_mean_of_those_before():
 
 def test_optimisers_of_other_names_are_those_of_optax():
     theirs = {
-        "lion": optax.lion(0.1, b1=0.5, b2=0.9),
+        "lion": optax.lion(0.1, b1=0.5, b2=0.9, weight_decay=0.0),
         "radam": optax.radam(0.1, b1=0.5, b2=0.9),
         "nadam": optax.nadam(0.1, b1=0.5, b2=0.9),
         "adabelief": optax.adabelief(0.1, b1=0.5, b2=0.9),

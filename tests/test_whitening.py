@@ -1,5 +1,7 @@
-"""ZCA whitening: its closed form, its inverse, its way into the file and out of it, and where it makes no sense."""
+"""ZCA whitening: its closed form, its inverse, its way into the file and out of it, and where it makes no sense; and the
+axes of the same covariance, which the outer optimiser may move images along."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -12,7 +14,7 @@ from test_cli import in_process
 
 import ddjax
 from ddjax import InputError
-from ddjax.data import Dataset, Standardise, Whiten, transform_from_json, whitened
+from ddjax.data import Dataset, Standardise, Whiten, principal_axes_of, transform_from_json, whitened
 
 SHAPE, SIZE = (4, 3, 2), 24
 FIRST = Standardise.by([0.4, 0.5], [0.2, 0.3])
@@ -46,6 +48,35 @@ def test_the_covariance_is_taken_away(regulariser):
     np.testing.assert_allclose(transform.matrix, transform.matrix.T, atol=1e-5)
     if regulariser < 1e-3:
         np.testing.assert_allclose(expected, np.eye(SIZE), atol=1e-3)
+
+
+def test_principal_axes_are_the_spread_of_the_examples():
+    """Orthogonal, A A^T is their covariance in units of its mean variance, and signs do not depend on the solver's."""
+    dataset = make_dataset()
+    axes = principal_axes_of(dataset).astype(np.float64)
+    plain = np.asarray(FIRST(dataset.x_train), np.float64).reshape(600, SIZE)
+    covariance = np.cov(plain.T, bias=True)
+    np.testing.assert_allclose(axes @ axes.T, covariance / np.mean(np.diag(covariance)), atol=1e-5)
+    inner = axes.T @ axes
+    np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-5)
+    assert np.mean(axes**2) * SIZE == pytest.approx(1, rel=1e-5)
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(SIZE)]
+    assert np.all(largest > 0)
+
+
+def test_examples_that_are_all_alike_have_no_axes():
+    same = dataclasses.replace(
+        make_dataset(), x_train=np.zeros((600, *SHAPE), np.float32), transform=Standardise.by([0], [1])
+    )
+    assert not np.any(principal_axes_of(same))
+
+
+def test_axes_of_too_many_values_are_refused():
+    large = dataclasses.replace(make_dataset(), x_train=np.zeros((600, 20_000), np.uint8))
+    with pytest.raises(
+        InputError, match=r"--basis components would need a matrix of 20000 x 20000 for examples \[20000\]: "
+    ):
+        principal_axes_of(large)
 
 
 def test_the_inverse_gives_the_pictures_back_in_numpy_and_in_jax():

@@ -471,6 +471,7 @@ OTHER = {
     "schedule": "constant",
     "warmup": 1,
     "optimizer": "lion",
+    "basis": "components",
     "num_nets": 2,
     "batch_size": 8,
     "lr": 0.1,

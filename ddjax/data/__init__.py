@@ -1,7 +1,7 @@
 """Data sets: loading, preparing, splitting, transforming and drawing batches on the device."""
 
 from ddjax.data.augment import Augment, alike, make_augment
-from ddjax.data.dataset import Dataset, MissingDataError, Split, whitened
+from ddjax.data.dataset import Dataset, MissingDataError, Split, principal_axes_of, whitened
 from ddjax.data.own import make_dataset
 from ddjax.data.pictures import as_pictures, parse_shape
 from ddjax.data.sampling import make_draw_batch
@@ -27,6 +27,7 @@ __all__ = [
     "make_draw_batch",
     "parse_shape",
     "prepare",
+    "principal_axes_of",
     "transform_for",
     "transform_from_json",
     "whitened",

@@ -14,11 +14,11 @@ import numpy as np
 
 from ddjax.data import memory
 from ddjax.data.host import OnHost
-from ddjax.data.transforms import Standardise, Transform, Whiten
+from ddjax.data.transforms import Standardise, Transform, Whiten, principal_axes
 from ddjax.errors import InputError
 from ddjax.storage.processes import agreed
 
-_LARGEST = 64 * 64 * 3  # values of a picture, whose matrix takes 600 MB
+_LARGEST = 64 * 64 * 3  # values of an example, whose matrix takes 600 MB
 
 
 class MissingDataError(InputError, FileNotFoundError):
@@ -75,14 +75,31 @@ def whitened(dataset: Dataset, regulariser: float) -> Dataset:
             f"--zca is for pictures [height, width, channels], but the examples of {dataset.name} have shape {list(shape)}: "
             "leave it out"
         )
-    if np.prod(shape) > _LARGEST:
-        raise InputError(
-            f"--zca would need a matrix of {np.prod(shape)} x {np.prod(shape)} for pictures {list(shape)}: leave it out, or "
-            f"make them smaller with --pictures, up to {_LARGEST} values"
-        )
+    _check_matrix(dataset, "--zca")
     if not isinstance(first, Standardise):
         raise InputError(f"{dataset.name} has a transform of its own, which --zca would undo: leave it out")
     return dataclasses.replace(dataset, transform=Whiten.fitted_to(dataset.x_train, first, regulariser))
+
+
+def principal_axes_of(dataset: Dataset) -> np.ndarray:
+    """float32 [D, D], see `principal_axes`: of the training examples.
+
+    Raises:
+      InputError: the examples have too many values for a covariance of all of them.
+    """
+    _check_matrix(dataset, "--basis components")
+    return principal_axes(dataset.x_train, dataset.transform)
+
+
+def _check_matrix(dataset: Dataset, flag: str) -> None:
+    shape = dataset.input_shape
+    size, pictures = np.prod(shape), len(shape) == 3
+    if size > _LARGEST:
+        smaller = f", or make them smaller with --pictures, up to {_LARGEST} values" if pictures else ""
+        raise InputError(
+            f"{flag} would need a matrix of {size} x {size} for {'pictures' if pictures else 'examples'} {list(shape)}: leave "
+            f"it out{smaller}"
+        )
 
 
 class Split(NamedTuple):

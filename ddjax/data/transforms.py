@@ -83,14 +83,7 @@ class Whiten(NamedTuple):
     @classmethod
     def fitted_to(cls, inputs: np.ndarray, first: Standardise, regulariser: float) -> "Whiten":
         """By the covariance C of inputs [N, ...]: centre their mean, matrix (C + regulariser)^(-1/2), in double precision."""
-        size = int(np.prod(inputs.shape[1:]))
-        total, products, parts = np.zeros(size), np.zeros((size, size)), np.array_split(inputs, 1 + len(inputs) // 5000)
-        for part in parts:
-            x = first(part).reshape(len(part), size).astype(np.float64)
-            total += x.sum(axis=0)
-            products += x.T @ x
-        centre = total / len(inputs)
-        values, vectors = np.linalg.eigh(products / len(inputs) - np.outer(centre, centre))
+        centre, values, vectors = _principal_components(inputs, first)
         matrix = (vectors / np.sqrt(np.maximum(values, 0) + regulariser)) @ vectors.T
         return cls(first, centre.astype(np.float32), matrix.astype(np.float32))
 
@@ -116,6 +109,34 @@ class Whiten(NamedTuple):
             "centre": base64.b64encode(np.asarray(self.centre, "<f4").tobytes()).decode(),
             "matrix": base64.b64encode(matrix[np.tril_indices(len(matrix))].tobytes()).decode(),
         }
+
+
+def principal_axes(inputs: np.ndarray, transform: Transform) -> np.ndarray:
+    """The axes along which examples spread, as a network reads them: float32 [D, D] of inputs [N, ...] with D values each.
+
+    A column is a principal component times the deviation of the examples along it, and that in units of its mean square over
+    all of them: coordinates that each move by one move the values by one, root mean square.
+    """
+    _, values, vectors = _principal_components(inputs, transform)
+    spreads = np.sqrt(np.maximum(values, 0))
+    # An eigenvector's sign is whatever the solver leaves, and another one would not fit what a checkpoint has of it.
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(vectors))])
+    axes: np.ndarray = vectors * (signs * spreads / max(np.sqrt(np.mean(spreads**2)), np.finfo(np.float64).tiny))
+    return axes.astype(np.float32)
+
+
+def _principal_components(inputs: np.ndarray, transform: Transform) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean [D], eigenvalues [D] and eigenvectors [D, D], in columns, of the covariance of what `transform` makes of inputs
+    [N, ...], in double precision."""
+    size = int(np.prod(inputs.shape[1:]))
+    total, products, parts = np.zeros(size), np.zeros((size, size)), np.array_split(inputs, 1 + len(inputs) // 5000)
+    for part in parts:
+        x = transform(part).reshape(len(part), size).astype(np.float64)
+        total += x.sum(axis=0)
+        products += x.T @ x
+    centre = total / len(inputs)
+    values, vectors = np.linalg.eigh(products / len(inputs) - np.outer(centre, centre))
+    return centre, values, vectors
 
 
 def _moments(column: np.ndarray) -> tuple[float, float]:

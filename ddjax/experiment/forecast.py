@@ -147,7 +147,7 @@ def _memory(
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     example = jnp.zeros(experiment.dataset.input_shape)
     activations = activation_bytes(experiment.problem.apply, params, example)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(experiment.data[0]))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(experiment.train))
     state = 6 * sum(leaf.nbytes for leaf in jax.tree.leaves(distilled))  # iterate, average, best, two moments, gradient
     batch = 4 * math.prod(experiment.dataset.input_shape) * experiment.recipe.outer.batch_size
     return float(held + state + batch + weights * (own + nets * (copies + 3)) + nets * activations * chunk)

@@ -7,23 +7,28 @@ import jax.numpy as jnp
 import optax
 
 from ddjax.core.distilled import DistilledData
+from ddjax.errors import InputError
 from ddjax.recipes import Recipe
 
 _DECAY = 0.9  # of the running mean of norms, as RaT-BPTT has it (arXiv 2311.07025)
 
 
-def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """The update of the distilled data from their meta-gradient; images, labels and log learning rates at their own rates."""
+def make_optimizer(recipe: Recipe, axes: jax.Array | None = None) -> optax.GradientTransformation:
+    """The update of the distilled data from their meta-gradient; images, labels and log learning rates at their own rates.
+
+    `axes` [D, D] are those that images move along, where the recipe has a basis for them (see `along`).
+    """
     inner, outer = recipe.inner, recipe.outer
 
     def at(rate: float) -> optax.GradientTransformation:
         return _BY_NAME[outer.optimizer](_schedule(rate, recipe), outer.b1, outer.b2)
 
+    images = at(outer.lr)
     names: Any = DistilledData._make(DistilledData._fields)
     # Matched gradients do not depend on the rate, and Adam would make steps of what rounding leaves.
     still = outer.objective == "gradient" or inner.learn_rates == "none"
     rates = {
-        "images": at(outer.lr),
+        "images": along(axes, images) if outer.basis == "components" else images,
         "labels": at(outer.lr if outer.lr_labels is None else outer.lr_labels),
         "log_lrs": optax.set_to_zero() if still else at(outer.lr_log_lrs),
     }
@@ -38,7 +43,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
 _BY_NAME: dict[str, Any] = {
     "adam": lambda rate, b1, b2: optax.adam(rate, b1=b1, b2=b2),
     "adabelief": lambda rate, b1, b2: optax.adabelief(rate, b1=b1, b2=b2),
-    "lion": lambda rate, b1, b2: optax.lion(rate, b1=b1, b2=b2),
+    "lion": lambda rate, b1, b2: optax.lion(rate, b1=b1, b2=b2, weight_decay=0.0),
     "nadam": lambda rate, b1, b2: optax.nadam(rate, b1=b1, b2=b2),
     "radam": lambda rate, b1, b2: optax.radam(rate, b1=b1, b2=b2),
     "sgd": lambda rate, b1, b2: optax.sgd(rate, momentum=b1),
@@ -70,6 +75,32 @@ def tie_rates(learned: str) -> optax.GradientTransformation:
         return updates._replace(log_lrs=jnp.broadcast_to(total, updates.log_lrs.shape))
 
     return optax.stateless(tied)
+
+
+def along(axes: jax.Array | None, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optimizer` in other coordinates: values = axes @ coordinates, of each image [..., D values in all].
+
+    What is the same for one image whichever way it is written is so for gradient descent in orthonormal axes alone; Adam,
+    which divides each coordinate by its own gradients' size, moves otherwise along each basis.
+
+    Args:
+      axes: float [D, D]; None will do for `init` alone, whose state does not depend on them.
+    """
+
+    def turned(matrix: jax.Array, images: Any) -> Any:
+        def flat(x: jax.Array) -> jax.Array:
+            rows = x.reshape(-1, len(matrix))
+            return jnp.matmul(rows, matrix.astype(x.dtype), precision="highest").reshape(x.shape)
+
+        return jax.tree.map(flat, images)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if axes is None:
+            raise InputError("--basis components moves images along axes: give make_optimizer those of the data")
+        moves, state = optimizer.update(turned(axes, updates), state, params)
+        return turned(axes.T, moves), state
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 class RunningNorm(NamedTuple):

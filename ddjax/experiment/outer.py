@@ -19,16 +19,16 @@ from ddjax.core.outer import Distiller, DistillState, Info, keys_of_step, make_d
 from ddjax.core.spread import place, spread_over_nets
 from ddjax.data import Augment, Split, make_draw_batch
 from ddjax.data.ahead import fetching
-from ddjax.data.host import Ahead, OnHost
+from ddjax.data.host import OnHost
 from ddjax.data.sampling import drawn_rows
 from ddjax.evaluation.real_sets import random_sets
 from ddjax.evaluation.scoring import float32, score
 from ddjax.experiment.optimizer import make_optimizer
-from ddjax.experiment.setup import Experiment
+from ddjax.experiment.setup import Experiment, StepData
 from ddjax.training.under_way import Diagnose, Validate
 
 # The number of an outer step -> what it is handed as its data set.
-Feed = Callable[[int], tuple[Split | Ahead, Init]]
+Feed = Callable[[int], StepData]
 
 
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
@@ -36,23 +36,22 @@ def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     settings = experiment.recipe.outer
     draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes, *_changes(experiment))
 
-    def from_weights(init: Init) -> Distiller:
+    def from_weights(init: Init, axes: jax.Array | None) -> Distiller:
         problem = experiment.problem._replace(init=init)
         return make_distiller(
             problem,
-            make_optimizer(experiment.recipe),
+            make_optimizer(experiment.recipe, axes),
             draw_batch,
             num_nets=settings.num_nets,
             ema_decay=settings.ema,
             layout=layout,
         )
 
-    def step(key: jax.Array, state: DistillState, data: tuple[Split | Ahead, Init]) -> tuple[DistillState, Info]:
-        split, init = data
+    def step(key: jax.Array, state: DistillState, data: StepData) -> tuple[DistillState, Info]:
         with jax.default_matmul_precision(settings.precision):
-            return from_weights(init).step(key, state, split)
+            return from_weights(data.init, data.axes).step(key, state, data.examples)
 
-    return Distiller(from_weights(experiment.starts.draw).init, step)
+    return Distiller(from_weights(experiment.starts.draw, None).init, step)
 
 
 def _changes(experiment: Experiment) -> tuple[Augment | None, Augment | None]:
@@ -63,15 +62,15 @@ def _changes(experiment: Experiment) -> tuple[Augment | None, Augment | None]:
 
 
 @contextmanager
-def feeding(experiment: Experiment, key: jax.Array, data: tuple[Split, Init], mesh: Mesh | None) -> Iterator[Feed]:
+def feeding(experiment: Experiment, key: jax.Array, data: StepData, mesh: Mesh | None) -> Iterator[Feed]:
     """What each step of the outer loop is handed: `data` as it is where its examples are on the device; where they are on the
     host, the batch that the step draws of them, which is fetched while the step before runs.
 
     Args:
       key: the run's, and data: `Experiment.data`, both on the devices; mesh: as of the layout.
     """
-    split, init = data
-    if not isinstance(split.inputs, OnHost):
+    split = data.examples
+    if not (isinstance(split, Split) and isinstance(split.inputs, OnHost)):
         yield lambda step: data
         return
     size, examples = experiment.recipe.outer.batch_size, split.labels.shape[0]
@@ -83,7 +82,7 @@ def feeding(experiment: Experiment, key: jax.Array, data: tuple[Split, Init], me
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     rows_of = jax.jit(rows, out_shardings=everywhere)
     with fetching(split, lambda step: rows_of(key, np.int32(step)), mesh) as fetched:
-        yield lambda step: (fetched(step), init)
+        yield lambda step: data._replace(examples=fetched(step))
 
 
 def first_iterate(experiment: Experiment) -> DistilledData:

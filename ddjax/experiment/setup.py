@@ -13,7 +13,18 @@ from ddjax.core.distilled import fixed_labels, learned_labels
 from ddjax.core.inits import Init
 from ddjax.core.matching import Match, cosine_distance
 from ddjax.core.meta import Problem
-from ddjax.data import Augment, Dataset, Split, alike, hold_out, load_dataset, make_augment, whitened
+from ddjax.data import (
+    Augment,
+    Dataset,
+    Split,
+    alike,
+    hold_out,
+    load_dataset,
+    make_augment,
+    principal_axes_of,
+    whitened,
+)
+from ddjax.data.host import Ahead
 from ddjax.errors import InputError
 from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
@@ -32,6 +43,18 @@ OBJECTIVES: dict[str, Match | None] = {"loss": None, "gradient": cosine_distance
 
 
 OWN = "custom"  # what a recipe calls a network that was given as it is, and that has no name to be made from
+
+
+class StepData(NamedTuple):
+    """What a step of the outer loop is handed beside its key and state; a pytree.
+
+    examples: real ones, labelled as the outer loss takes them. init: p(theta_0). axes: float32 [D, D], those that the outer
+    optimiser moves images along (see `principal_axes`), or None where they are the values themselves.
+    """
+
+    examples: Split | Ahead
+    init: Init
+    axes: jax.Array | None
 
 
 class Experiment(NamedTuple):
@@ -62,9 +85,11 @@ class Experiment(NamedTuple):
         return split._replace(labels=jnp.asarray(self.taken_for)[split.labels])
 
     @property
-    def data(self) -> tuple[Split, Init]:
-        """What a step of the outer loop draws from: real examples, and p(theta_0)."""
-        return self.outer(self.train), self.starts.draw
+    def data(self) -> StepData:
+        """Axes are found anew at each call, which takes seconds where examples have thousands of values."""
+        along = self.recipe.outer.basis == "components"
+        axes = jnp.asarray(principal_axes_of(self.dataset)) if along else None
+        return StepData(self.outer(self.train), self.starts.draw, axes)
 
 
 def set_up(

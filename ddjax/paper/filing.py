@@ -107,6 +107,7 @@ def departures(recipe: Recipe) -> dict[str, str]:
         and f"window of {outer.window} steps{', mostly early' if outer.window_early else ''}",
         "z": recipe.data.zca is not None and f"ZCA {recipe.data.zca:g}",
         "b": recipe.data.siamese != "none" and f"{recipe.data.siamese} of both sides",
+        "p": outer.basis == "components" and "along components",
         "c": _bounds(outer),
         "s": outer.schedule,
         "a": outer.ema and f"average {outer.ema:g}",

@@ -60,6 +60,8 @@ class Outer(Part):
     """Outer steps in which the outer rates rise from zero to their peak."""
     optimizer: Literal["adam", "adabelief", "lion", "nadam", "radam", "sgd"] = "adam"
     """Outer optimiser, by its name in optax; `b1` and `b2` are its decays, `b1` the momentum of sgd."""
+    basis: Literal["values", "components"] = "values"
+    """What the outer optimiser's coordinates of an image are: its values, or its principal components in real images."""
     num_nets: int = 1
     """N, initial networks drawn at each outer step."""
     batch_size: int = 1024
