@@ -55,7 +55,8 @@ SHORTER = {
     "distill": ["--test-nets", "2"],
     "pretrain": ["--num-nets", "22"],
 }
-PREPARED = [name for name in ("mnist", "usps") if find_prepared(name, Path(os.environ.get("TFDS_DATA_DIR", "nowhere")))]
+SETS = ("mnist", "usps", "cifar10")
+PREPARED = [name for name in SETS if find_prepared(name, Path(os.environ.get("TFDS_DATA_DIR", "nowhere")))]
 
 
 @pytest.fixture
@@ -82,8 +83,8 @@ def as_one(words):
 
 @pytest.mark.parametrize("words", {as_one(p.values[0]): p for p in commands()}.values())
 def test_every_command_runs(words, in_short, in_haste):
-    """Those that need MNIST or USPS where these are prepared."""
-    needed = [name for name in ("mnist", "usps") if any(name in word for word in words) and words[0] != "reproduce"]
+    """Those that need MNIST, USPS or CIFAR-10 where these are prepared."""
+    needed = [name for name in SETS if any(name in word for word in words) and words[0] != "reproduce"]
     if not set(needed) <= set(PREPARED):
         pytest.skip(f"needs {' and '.join(needed)}: set TFDS_DATA_DIR")
     if words[-1] == "torch":

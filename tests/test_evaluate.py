@@ -126,11 +126,11 @@ def test_evaluation_is_that_of_numpy_whatever_the_chunk(chunk):
         (1, [1]),
         (3, [1, 2, 3]),
         (10, [*range(1, 11)]),
-        (15, [2, 3, 4, 6, 8, 9, 10, 12, 14, 15]),
-        (60, [*range(6, 61, 6)]),
+        (13, [3, 5, 8, 10, 13]),
+        (60, [*range(12, 61, 12)]),
     ],
 )
-def test_of_many_epochs_ten_are_measured(epochs, points):
+def test_of_many_epochs_five_are_measured(epochs, points):
     split, distilled = make_split(20), make_distilled()
     lrs = jnp.log(jnp.linspace(0.1, 0.5, epochs * S).reshape(epochs, S))
     found = evaluate(jax.random.key(4), make_problem(), distilled._replace(log_lrs=lrs), split, num_nets=2)

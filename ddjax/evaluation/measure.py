@@ -20,14 +20,14 @@ from ddjax.evaluation.scoring import float32, score
 from ddjax.storage.pieces import Piece
 from ddjax.storage.processes import together
 
-_POINTS = 10
+_EACH, _FEWER = 10, 5  # epochs that are measured one by one at most, and how many of more
 
 
 class Evaluation(NamedTuple):
     """Scores of networks at the points of their training on distilled data.
 
     Attributes:
-      steps: inner steps taken at each point, by default 0, then the end of each epoch (S, 2S, ..., S*E), of many that of ten.
+      steps: inner steps taken at each point, by default 0, then the end of each epoch (S, 2S, ..., S*E), of many that of five.
       accuracy: float [num_nets, len(steps)], percent of the examples.
       loss: float [num_nets, len(steps)], mean cross-entropy.
     """
@@ -98,9 +98,10 @@ def evaluate(
 
 
 def measured_epochs(epochs: int) -> tuple[int, ...]:
-    """The epochs after which networks are measured: 0, before training, and all, or of more than ten, ten that are evenly
+    """The epochs after which networks are measured: 0, before training, and all, or of more than ten, five that are evenly
     spaced, the last among them: to score a network takes as long as many steps of few images."""
-    return tuple(np.unique(np.linspace(0, epochs, min(epochs, _POINTS) + 1).round().astype(int)).tolist())
+    points = epochs if epochs <= _EACH else _FEWER
+    return tuple(np.linspace(0, epochs, points + 1).round().astype(int).tolist())
 
 
 def measure_trained(
