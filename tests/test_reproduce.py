@@ -648,6 +648,14 @@ def test_a_run_without_its_data_says_so_and_the_others_are_done(tmp_path, paper_
     assert "`first`" not in missing and not (tmp_path / "results" / "second").exists()
 
 
+def test_runs_of_the_benchmark_have_as_many_images_per_class_as_they_are_called_by():
+    called = {name: re.fullmatch(r".+-ipc(\d+)", name) for name in RUNS}
+    found = {name: RUNS[name].settings for name, match in called.items() if match}
+    assert len(found) == 15
+    for name, recipe in found.items():
+        assert f"ipc{recipe.inner.steps * recipe.inner.per_class}" == name.rpartition("-")[2]
+
+
 def test_a_book_is_made_without_the_other(tmp_path, paper_of, monkeypatch):
     """And its rows are filed by themselves, beside those of the other that are filed already."""
     other = paper.Row("Table of others", "distilled", "second", "80.0", "second", "distilled", "benchmark")

@@ -127,12 +127,9 @@ for _name, _run in {
 _WITH_ADAM = {"direction": "adam", "inner_lr": 0.003, "outer_steps": 4500, "valid_nets": 128}
 RUNS[SOFT_RANDOM] = Run("mnist-random", _LABELS | _WITH_ADAM, cost="1 hour")
 
-# The benchmark: what so many images per class ask for, and what a data set does.
-IPC: dict[int, dict[str, Any]] = {
-    1: {},
-    10: {"epochs": 60, "window": 20},
-    50: {"epochs": 100, "window": 20, "subset_images": 10},
-}
+# The benchmark: what so many images per class ask for, and what a data set does. Ten for MNIST, each step with its own one of
+# every class, had 94.1 % held out after 200 outer steps at width 32.
+IPC: dict[int, dict[str, Any]] = {1: {}, 10: {"steps": 10, "epochs": 4}, 50: {"steps": 50, "epochs": 2}}
 _GREY: dict[str, Any] = {"zca": None, "siamese": "none"}
 SETS: dict[str, dict[str, Any]] = {
     "mnist": _GREY,
@@ -141,15 +138,15 @@ SETS: dict[str, dict[str, Any]] = {
     "cifar10": {},
     "cifar100": {},
 }
-_HOURS = {1: "2 hours", 10: "a day", 50: "a day"}
-_HOURS_OF_100 = {1: "a day", 10: "10 days", 50: "10 days"}
+_HOURS = {1: "2 hours", 10: "2 hours", 50: "4 hours"}
+_HOURS_OF_100 = {1: "a day", 10: "a day", 50: "2 days"}
 for _data, _own in SETS.items():
     for _ipc, _longer in IPC.items():
         _hours = _HOURS_OF_100 if _data == "cifar100" else _HOURS
         RUNS[f"{_data.replace('_', '-')}-ipc{_ipc}"] = Run(
             "benchmark",
-            {"data": _data, "per_class": _ipc, **_longer, **_own},
+            {"data": _data, **_longer, **_own},
             baselines=(PROTOCOL,),
-            accelerator=_hours[_ipc] != "2 hours",
+            accelerator=_data == "cifar100",
             cost=_hours[_ipc],
         )

@@ -7,11 +7,11 @@ from ddjax.recipes.schema import Data, Network, Recipe, Report
 
 @recipe
 def benchmark() -> Recipe:
-    """The field's benchmark: images per class (`--per-class`) for fresh ConvNets of three blocks of 128 channels, on CIFAR-10.
+    """The field's benchmark: images per class for fresh ConvNets of three blocks of 128 channels, on CIFAR-10.
 
     All images in every inner step, Nesterov's momentum, a learned rate for each, soft labels, a start from real images, which
-    the outer loop moves along principal components; other data sets by `--data`. More images want a longer loop and a window
-    of it (RaT-BPTT), as the runs of RESULTS.md have it. Not measured to its end yet.
+    the outer loop moves along principal components; other data sets by `--data`. More images per class are steps of their
+    own, `--steps 10 --epochs 4` for ten, as the runs of RESULTS.md have it. Not measured to its end yet.
     """
     # With --data mnist --zca None --siamese none --width 32 --epochs 20 --outer-steps 200 --eval-every 50 --valid-nets 8, loss
     # and percent held out, one seed; at first with --basis values --inner-lr 0.02 --b1 0.5 --lr-labels 0.1:
