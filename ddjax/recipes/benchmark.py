@@ -15,11 +15,12 @@ def benchmark() -> Recipe:
     """
     # With --data mnist --zca None --siamese none --width 32 --epochs 20 --outer-steps 200 --eval-every 50 --valid-nets 8, loss
     # and percent held out, one seed; at first with --basis values --inner-lr 0.02 --b1 0.5 --lr-labels 0.1:
-    #   so 0.535, 83.6; gates of 0.2 0.65, 79.7; from noise 0.90, 71 (step 150); 10 epochs 0.61, 81.1; batches of 1024 0.51,
-    #   84.2; --lr-labels 0.3 0.51, 84.2; --inner-lr 0.005 0.49, 85.4; --b1 0.9 0.49, 85.0; --basis components 0.47, 85.5 (its
-    #   --lr 0.05 0.535, 84.0); four networks, four times the time 0.42, 87.1;
-    #   these three together 0.45, 86.3; so with 40 epochs 0.425, 87.0; with 100 epochs, early windows of 20 and one rate 0.50,
-    #   83.7; with 1000 outer steps and batches of 512 0.39, 88, but no better from step 500 on;
+    #   so 0.535, 83.6; gates of 0.2 0.65, 79.7; from noise 0.90, 71 (step 150); 10 epochs and --inner-lr 0.04 0.61, 81.1;
+    #   batches of 1024 0.51, 84.2; --lr-labels 0.3 0.51, 84.2; --inner-lr 0.005 0.49, 85.4; --b1 0.9 0.49, 85.0; components
+    #   (here and below those of 20 000 examples) 0.47, 85.5, with --lr 0.05 0.535, 84.0; four networks, four times the time
+    #   0.42, 87.1;
+    #   components, --inner-lr 0.005 and --b1 0.9 0.45, 86.3; so with 40 epochs 0.425, 87.0; with 100 epochs, early windows of
+    #   20 and one rate 0.50, 83.7; with 1000 outer steps and batches of 512 0.39, 88, but no better from step 500 on;
     #   at width 128 with --inner-lr 0.002, 150 outer steps and two networks held out 0.42, 88.1.
     return Recipe(
         data=Data(data="cifar10", zca=0.1, siamese="flip"),
