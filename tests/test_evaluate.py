@@ -12,7 +12,7 @@ import pytest
 from ddjax.core import inits, losses
 from ddjax.core.distilled import DistilledData
 from ddjax.core.meta import Problem
-from ddjax.core.spread import for_each_net
+from ddjax.core.spread import for_each_net, over_nets
 from ddjax.data import Split, Standardise
 from ddjax.errors import InputError
 from ddjax.evaluation import scoring
@@ -223,7 +223,7 @@ print("sklearn" in sys.modules)
     assert result.stdout == "False\n"
 
 
-def test_memory_of_scoring_follows_the_network():
+def test_memory_of_scoring_follows_the_network(monkeypatch):
     """What one example takes is read off the network's trace, of functions within it too; larger ones go in fewer at a time."""
 
     def apply(params, inputs):
@@ -234,11 +234,22 @@ def test_memory_of_scoring_follows_the_network():
     counted = scoring.activation_bytes(apply, params, example)
     assert counted == 4 * (100 + 100 + 100 + 3)
     split = Split(jnp.ones((7, 5)), jnp.zeros(7, jnp.int32), lambda x: x)
-    assert scoring.batch_that_fits(apply, params, split) == 1000
     wide = jnp.ones((5, 10**6))
-    assert scoring.batch_that_fits(apply, wide, split) == 2**32 // (8 * (3 * 4 * 10**6 + 12)) < 1000
+    for backend, room, most in (("gpu", 2**32 // 8, 1000), ("cpu", 2**27, 128)):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert scoring.batch_that_fits(apply, params, split) == most
+        assert scoring.batch_that_fits(apply, wide, split) == room // (3 * 4 * 10**6 + 12) < most
     accuracy, loss = scoring.score(apply, wide, split)
     assert accuracy == 1 and loss == pytest.approx(np.log(3), rel=1e-6)
+
+
+@pytest.mark.parametrize(("side_by_side", "shape"), [(1, (5,)), (3, (3, 5))])
+def test_so_many_networks_are_computed_side_by_side(side_by_side, shape):
+    """A network's own values, in the program, are as they are or stand beside those of others."""
+    count = 3 * jax.device_count()
+    over = over_nets(lambda own, known: jnp.sin(own) + known, count, side_by_side=side_by_side)
+    program = str(jax.make_jaxpr(over)(jnp.ones((count, 5)), jnp.ones(5)))
+    assert f":f32[{','.join(map(str, shape))}] = sin " in program
 
 
 @pytest.mark.parametrize(("count", "side_by_side"), [(1, 1), (11, 1), (11, 3), (2, 4)])

@@ -13,7 +13,7 @@ from ddjax.core.distilled import DistilledData
 from ddjax.core.inner import trajectory
 from ddjax.core.losses import Params
 from ddjax.core.meta import Problem
-from ddjax.core.spread import place, spread_over_nets
+from ddjax.core.spread import over_nets, place, side_by_side, spread_over_nets
 from ddjax.data import Split
 from ddjax.errors import InputError
 from ddjax.evaluation.scoring import float32, score
@@ -128,7 +128,7 @@ def measure_trained(
       num_nets: how many; one is enough where the initialisation is fixed.
       params_N: networks to start from instead, leaves [P, ...]: network j is number j mod P of them.
       after: the epochs after which each network is measured, 0 before training; by default `measured_epochs`.
-      chunk: networks trained side by side, or as few more as all devices share evenly; bounds the memory.
+      chunk: networks trained in one call, or as few more as all devices share evenly; bounds the memory.
       piece: is given the number of each chunk and what computes it: see `storage.pieces`.
 
     Returns: what `measure` returns, as NumPy arrays, leaves [num_nets, len(after), ...].
@@ -142,7 +142,8 @@ def measure_trained(
     if not measured or not all(0 <= epoch <= epochs for epoch in measured):
         raise InputError(f"after {measured} of {epochs} epochs: give some of 0 to {epochs}")
 
-    def one_network(j: jax.Array, distilled: DistilledData, params_N: Params | None, split: Split) -> Any:
+    def one_network(own: Any, shared: DistilledData | None, params_N: Params | None, split: Split) -> Any:
+        j, distilled = own[0], own[1] if shared is None else shared
         if params_N is None:
             start = problem.init(jax.random.fold_in(key, j))
         else:
@@ -160,11 +161,11 @@ def measure_trained(
         size += -size % jax.device_count()
     chunks = list(_chunks(num_nets, size))
     each, whole = spread_over_nets(size)
-    measures = jax.jit(jax.vmap(one_network, in_axes=(0, 0 if one_each else None, None, None)), out_shardings=whole)
+    measures = jax.jit(over_nets(one_network, size, side_by_side=side_by_side(size)), out_shardings=whole)
 
     def of_chunk(rows: np.ndarray) -> tuple[Any, ...]:
-        members = jax.tree.map(operator.itemgetter(rows), distilled) if one_each else distilled
-        return place(jnp.asarray(rows), each), members, params_N, split
+        members, shared = (jax.tree.map(operator.itemgetter(rows), distilled), None) if one_each else (None, distilled)
+        return place((jnp.asarray(rows), members), each), shared, params_N, split
 
     def compute(rows: np.ndarray) -> list[np.ndarray]:
         with float32():

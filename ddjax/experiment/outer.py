@@ -16,7 +16,7 @@ from ddjax.core.losses import Params
 from ddjax.core.meta import Layout
 from ddjax.core.order import draw
 from ddjax.core.outer import Distiller, DistillState, Info, keys_of_step, make_distiller
-from ddjax.core.spread import place, spread_over_nets
+from ddjax.core.spread import over_nets, place, side_by_side, spread_over_nets
 from ddjax.data import Augment, Split, make_draw_batch
 from ddjax.data.ahead import fetching
 from ddjax.data.host import OnHost
@@ -149,17 +149,18 @@ def make_diagnosis(experiment: Experiment) -> Diagnose:
 def make_validation(experiment: Experiment) -> Validate:
     """Mean accuracy and loss on held-out training data, over the same networks every time; float32 throughout."""
     problem, valid = experiment.problem, experiment.outer(experiment.valid)
-    each, whole = spread_over_nets(len(jax.tree.leaves(experiment.starts.valid)[0]))
+    count = len(jax.tree.leaves(experiment.starts.valid)[0])
+    each, whole = spread_over_nets(count)
     nets = place(experiment.starts.valid, each)
+
+    def one_network(params: Params, distilled: DistilledData, valid: Split) -> tuple[jax.Array, jax.Array]:
+        params = unroll(problem.inner_loss, params, distilled, **problem.unroll_options)
+        return score(problem.apply, params, valid)
 
     @functools.partial(jax.jit, out_shardings=whole)
     def scores(distilled: DistilledData, params_V: Params, valid: Split) -> tuple[jax.Array, jax.Array]:
-        def one_network(params: Params) -> tuple[jax.Array, jax.Array]:
-            params = unroll(problem.inner_loss, params, distilled, **problem.unroll_options)
-            return score(problem.apply, params, valid)
-
         with float32():
-            accuracy, loss = jax.vmap(one_network)(params_V)
+            accuracy, loss = over_nets(one_network, count, side_by_side=side_by_side(count))(params_V, distilled, valid)
         return jnp.mean(accuracy), jnp.mean(loss)
 
     # An outer step may use other devices than all.

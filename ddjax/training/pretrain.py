@@ -10,7 +10,7 @@ import numpy as np
 
 from ddjax.core import losses
 from ddjax.core.losses import Params
-from ddjax.core.spread import for_each_net
+from ddjax.core.spread import for_each_net, side_by_side
 from ddjax.data import Augment, Dataset, Split, load_dataset, make_augment, make_draw_batch
 from ddjax.errors import InputError
 from ddjax.evaluation.scoring import score
@@ -145,7 +145,7 @@ def _trainer(model: Model, dataset: Dataset, training: Training, augment: Augmen
 
 def _side_by_side() -> int:
     """Networks that each device trains at a time."""
-    return 1 if jax.default_backend() == "cpu" else 32
+    return side_by_side(32)
 
 
 def _group() -> int:
