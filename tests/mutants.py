@@ -503,8 +503,8 @@ MUTANTS = (
     # Windows, views, and what bounds and moves
     Mutant("images never move along axes", "experiment/optimizer.py", 'if outer.basis == "components" else', "if False else",
            of_setting("basis")),
-    Mutant("axes are not handed on", "experiment/setup.py", "jnp.asarray(principal_axes_of(self.dataset)) if along else None",
-           "None", of_setting("basis")),
+    Mutant("axes are not handed on", "experiment/setup.py", "if along else None",
+           "if False else None", of_setting("basis")),
     Mutant("coordinates are not turned back", "experiment/optimizer.py", "return turned(axes.T, moves)", "return moves",
            ("tests/test_optimizer.py::test_images_move_along_axes",)),
     Mutant("axes are turned the wrong way", "experiment/optimizer.py", "optimizer.update(turned(axes, updates)",

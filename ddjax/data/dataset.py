@@ -14,7 +14,7 @@ import numpy as np
 
 from ddjax.data import memory
 from ddjax.data.host import OnHost
-from ddjax.data.transforms import Standardise, Transform, Whiten, principal_axes
+from ddjax.data.transforms import Standardise, Transform, Whiten
 from ddjax.errors import InputError
 from ddjax.storage.processes import agreed
 
@@ -75,23 +75,14 @@ def whitened(dataset: Dataset, regulariser: float) -> Dataset:
             f"--zca is for pictures [height, width, channels], but the examples of {dataset.name} have shape {list(shape)}: "
             "leave it out"
         )
-    _check_matrix(dataset, "--zca")
+    check_covariance(dataset, "--zca")
     if not isinstance(first, Standardise):
         raise InputError(f"{dataset.name} has a transform of its own, which --zca would undo: leave it out")
     return dataclasses.replace(dataset, transform=Whiten.fitted_to(dataset.x_train, first, regulariser))
 
 
-def principal_axes_of(dataset: Dataset) -> np.ndarray:
-    """float32 [D, D], see `principal_axes`: of the training examples.
-
-    Raises:
-      InputError: the examples have too many values for a covariance of all of them.
-    """
-    _check_matrix(dataset, "--basis components")
-    return principal_axes(dataset.x_train, dataset.transform)
-
-
-def _check_matrix(dataset: Dataset, flag: str) -> None:
+def check_covariance(dataset: Dataset, flag: str) -> None:
+    """Raises InputError, which names the setting `flag`, where examples have too many values for a covariance of them all."""
     shape = dataset.input_shape
     size, pictures = np.prod(shape), len(shape) == 3
     if size > _LARGEST:

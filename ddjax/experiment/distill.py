@@ -135,6 +135,8 @@ def carry_out(
     recipe = experiment.recipe
     size = math.prod(experiment.dataset.input_shape)
     layout = make_layout(recipe.outer.num_nets, recipe.outer.batch_size, example_size=size, remat=recipe.inner.remat)
+    if recipe.outer.basis == "components":
+        say("finding the principal components of the data", progress)
     key, data = place((experiment.key, experiment.data), replicated(layout.mesh))
     with feeding(experiment, key, data, layout.mesh) as feed:
         return run(

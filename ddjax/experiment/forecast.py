@@ -14,7 +14,7 @@ from ddjax.core.meta import Layout
 from ddjax.core.order import log_odds
 from ddjax.evaluation.scoring import activation_bytes
 from ddjax.experiment.outer import build_distiller, first_iterate
-from ddjax.experiment.setup import Experiment
+from ddjax.experiment.setup import Experiment, StepData
 from ddjax.training.devices import make_layout
 
 
@@ -80,7 +80,7 @@ def forecast(experiment: Experiment) -> Forecast:
         weights=sum(leaf.size for leaf in jax.tree.leaves(params)),
         copies=copies,
         operations=total,
-        memory=_memory(experiment, params, distilled, copies, layout, nets, chunk),
+        memory=_memory(experiment, data, params, distilled, copies, layout, nets, chunk),
         seconds=seconds,
         devices=devices,
     )
@@ -140,14 +140,21 @@ def _gradient(experiment: Experiment, nets: int, examples: int) -> tuple[float, 
 
 
 def _memory(
-    experiment: Experiment, params: Any, distilled: Any, copies: int, layout: Layout, nets: int, chunk: int
+    experiment: Experiment,
+    data: StepData,
+    params: Any,
+    distilled: Any,
+    copies: int,
+    layout: Layout,
+    nets: int,
+    chunk: int,
 ) -> float:
     """Of one device: the data and the networks it is given, the copies of those it trains at once, activations, the state."""
     own = -(-experiment.recipe.outer.num_nets // (1 if layout.mesh is None else layout.mesh.shape["nets"]))
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     example = jnp.zeros(experiment.dataset.input_shape)
     activations = activation_bytes(experiment.problem.apply, params, example)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(experiment.train))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves((data.examples, data.axes)))
     state = 6 * sum(leaf.nbytes for leaf in jax.tree.leaves(distilled))  # iterate, average, best, two moments, gradient
     batch = 4 * math.prod(experiment.dataset.input_shape) * experiment.recipe.outer.batch_size
     return float(held + state + batch + weights * (own + nets * (copies + 3)) + nets * activations * chunk)

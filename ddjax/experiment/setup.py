@@ -18,10 +18,11 @@ from ddjax.data import (
     Dataset,
     Split,
     alike,
+    check_covariance,
     hold_out,
     load_dataset,
     make_augment,
-    principal_axes_of,
+    principal_axes,
     whitened,
 )
 from ddjax.data.host import Ahead
@@ -88,7 +89,7 @@ class Experiment(NamedTuple):
     def data(self) -> StepData:
         """Axes are found anew at each call, which takes seconds where examples have thousands of values."""
         along = self.recipe.outer.basis == "components"
-        axes = jnp.asarray(principal_axes_of(self.dataset)) if along else None
+        axes = jnp.asarray(principal_axes(self.dataset.x_train, self.dataset.transform)) if along else None
         return StepData(self.outer(self.train), self.starts.draw, axes)
 
 
@@ -103,6 +104,8 @@ def set_up(
     recipe.validate()
     if dataset is None:
         dataset = load_dataset(recipe.data.data, data_dir=data_dir, pictures=recipe.data.pictures)
+    if recipe.outer.basis == "components":
+        check_covariance(dataset, "--basis components")
     if recipe.data.zca is not None:
         dataset = whitened(dataset, recipe.data.zca)
     if model is None:
