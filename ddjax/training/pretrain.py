@@ -31,6 +31,7 @@ class Training(NamedTuple):
 
 
 TRAINING = Training()
+_AT_ONCE = 32  # networks that an accelerator trains side by side
 
 # Numbers of networks [group] -> their weights, leaves [group, ...], and accuracies [group] in [0, 1].
 Train = Callable[[np.ndarray], tuple[Params, np.ndarray]]
@@ -139,18 +140,13 @@ def _trainer(model: Model, dataset: Dataset, training: Training, augment: Augmen
         params = fit(batches_key, loss, start, real, draw_batch, steps=training.steps, lr=training.lr)
         return params, score(model.apply, params, test)[0]
 
-    trained = for_each_net(one_network, _group(), side_by_side=_side_by_side())
+    trained = for_each_net(one_network, _group(), side_by_side=side_by_side(_AT_ONCE))
     return lambda numbers: trained(numbers, real, test)
-
-
-def _side_by_side() -> int:
-    """Networks that each device trains at a time."""
-    return side_by_side(32)
 
 
 def _group() -> int:
     """Networks that all devices train at a time."""
-    return len(jax.devices()) * _side_by_side()
+    return len(jax.devices()) * side_by_side(_AT_ONCE)
 
 
 def _begun(path: Path, settings: dict[str, Any], model: Model, resume: bool) -> Begun:
