@@ -25,7 +25,7 @@ def benchmark() -> Recipe:
     #   74.6, and with 1000 steps of them 0.679, 75.0;
     #   Adam at 0.003 0.651, 75.4.
     # With --data mnist --zca None --siamese none --width 32 --epochs 20 --outer-steps 200 --eval-every 50 --valid-nets 8, loss
-    # and percent held out, one seed, with --lr-log-lrs 0.05; at first and --basis values --inner-lr 0.02 --b1 0.5 --lr-labels 0.1:
+    # and percent held out, one seed, --lr-log-lrs 0.05; at first --basis values --inner-lr 0.02 --b1 0.5 --lr-labels 0.1:
     #   so 0.535, 83.6; gates of 0.2 0.65, 79.7; from noise 0.90, 71 (step 150); 10 epochs and --inner-lr 0.04 0.61, 81.1;
     #   batches of 1024 0.51, 84.2; --lr-labels 0.3 0.51, 84.2; --inner-lr 0.005 0.49, 85.4; --b1 0.9 0.49, 85.0; components
     #   (here and below those of 20 000 examples) 0.47, 85.5, with --lr 0.05 0.535, 84.0; four networks, four times the time
