@@ -35,6 +35,7 @@ def test_what_failed_is_said(name, changes, says):
         ("mnist-fixed", {"lr": 0.05}),  # another network
         ("cifar10-random", {"lr": 0.05}),
         ("cifar10-random", {"basis": "components"}),
+        ("mnist-random", {"basis": "components", "start": "noise"}),
     ],
 )
 def test_what_did_not_fail_is_not(name, changes):
