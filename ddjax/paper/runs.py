@@ -129,7 +129,8 @@ RUNS[SOFT_RANDOM] = Run("mnist-random", _LABELS | _WITH_ADAM, cost="1 hour")
 
 # The benchmark: what so many images per class ask for, and what a data set does. Each step has its own image of every class:
 # `ddjax distill benchmark --data mnist --zca None --siamese none --width 32 --inner-lr 0.005 --steps 10 --epochs 4
-# --lr-log-lrs 0.05 --outer-steps 200 --eval-every 50 --valid-nets 8` had 94.1 % held out. All hundred in every step were not tried.
+# --lr-log-lrs 0.05 --outer-steps 200 --eval-every 50 --valid-nets 8` had 94.1 % held out.
+# All hundred in each step were not tried.
 IPC: dict[int, dict[str, Any]] = {1: {}, 10: {"steps": 10, "epochs": 4}, 50: {"steps": 50, "epochs": 2}}
 _GREY: dict[str, Any] = {"zca": None, "siamese": "none"}
 SETS: dict[str, dict[str, Any]] = {
