@@ -63,6 +63,19 @@ def test_principal_axes_are_the_spread_of_the_examples():
     assert np.all(largest > 0)
 
 
+def test_principal_axes_of_whitened_examples_are_those_of_before():
+    """A A^T is the covariance of what is whitened, in the components of what goes before, and the last bits of the pictures
+    do not turn them: without a regulariser to speak of all directions spread alike, and any axes would be principal ones."""
+    dataset = whitened(make_dataset(), 1e-3)
+    axes = principal_axes(dataset.x_train, dataset.transform).astype(np.float64)
+    white = dataset.transform(dataset.x_train).astype(np.float64).reshape(600, SIZE)
+    covariance = np.cov(white.T, bias=True)
+    np.testing.assert_allclose(axes @ axes.T, covariance / np.mean(np.diag(covariance)), atol=1e-3)
+    plain = principal_axes(dataset.x_train, FIRST).astype(np.float64)
+    for found, before in zip(axes.T, plain.T, strict=True):
+        np.testing.assert_allclose(found / np.linalg.norm(found), before / np.linalg.norm(before), atol=1e-5)
+
+
 def test_examples_that_are_all_alike_have_no_axes():
     assert not np.any(principal_axes(np.zeros((600, *SHAPE), np.float32), Standardise.by([0], [1])))
 

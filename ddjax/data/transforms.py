@@ -115,10 +115,16 @@ def principal_axes(inputs: np.ndarray, transform: Transform) -> np.ndarray:
     """The axes along which examples spread, as a network reads them: float32 [D, D] of inputs [N, ...] with D values each.
 
     A column is a principal component times the deviation of the examples along it, and that in units of its mean square over
-    all of them: coordinates that each move by one move the values by one, root mean square.
+    all of them: coordinates that each move by one move the values by one, root mean square. The components of whitened
+    examples are those of what goes before, which the whitening leaves, if it was fitted to these examples: behind it most
+    deviations are nearly one, and which axes a solver finds there is a matter of rounding.
     """
-    _, values, vectors = _principal_components(inputs, transform)
-    spreads = np.sqrt(np.maximum(values, 0))
+    first = transform.first if isinstance(transform, Whiten) else transform
+    _, values, vectors = _principal_components(inputs, first)
+    variances = np.maximum(values, 0)
+    if isinstance(transform, Whiten):
+        variances = (vectors.T @ np.asarray(transform.matrix, np.float64) @ vectors) ** 2 @ variances
+    spreads = np.sqrt(variances)
     # An eigenvector's sign is whatever the solver leaves, and another one would not fit what a checkpoint has of it.
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(vectors))])
     axes: np.ndarray = vectors * (signs * spreads / max(np.sqrt(np.mean(spreads**2)), np.finfo(np.float64).tiny))
