@@ -467,6 +467,11 @@ MUTANTS = (
            ("tests/test_cli.py::test_several_seeds_are_runs_of_their_own",), named=True),
     Mutant("a run that ends early says nothing", "training/loop.py", "if going.step < outer_steps:", "if False:",
            ("tests/test_resume.py::test_a_run_that_ended_early_is_finished",)),
+    Mutant("a run that has come apart says so at once", "training/under_way.py", "return self._far_below == _APART",
+           "return self._far_below == 1",
+           ("tests/test_resume.py::test_a_run_that_has_come_apart_says_so",), named=True),
+    Mutant("a run that has come apart says nothing", "training/loop.py", "if going.apart:", "if False:",
+           ("tests/test_resume.py::test_a_run_that_has_come_apart_says_so",), named=True),
     # Matched gradients
     Mutant("the objective goes nowhere", "experiment/setup.py", "match=OBJECTIVES[objective],", "match=None,",
            of_setting("objective"), named=True),

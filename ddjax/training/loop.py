@@ -89,6 +89,8 @@ def run(
             bar.update()
             if going.step % eval_every == 0 or going.step == outer_steps:
                 _report(bar, going.validated(bar), outer_steps)
+                if going.apart:
+                    bar.note(_come_apart(going.step, int(going.current.best_step)))
             over = going.over(outer_steps, patience)
             # Looked at once: a signal between two looks would be obeyed without having been saved for.
             stop, due = votes.count(next(iter(noted), 0), going.due(every), over)
@@ -107,4 +109,12 @@ def _report(bar: Bar, row: dict[str, Any], total: int) -> None:
     bar.report(
         f"loss {row['loss']:.3f}, valid {accuracy}",
         f"step {row['step']}/{total}  loss {row['loss']:.4f}  valid {accuracy}  {row['seconds']:.0f} s",
+    )
+
+
+def _come_apart(step: int, best: int) -> str:
+    return (
+        f"note: at step {step} accuracy on held-out data has been far below that of step {best} for three validations: training "
+        f"on the images has most likely become chaotic. The iterate of step {best} is kept; interrupt this, and start again "
+        "with lower --inner-lr, --lr or --lr-log-lrs, or have such runs end by themselves (--patience 5)"
     )

@@ -48,3 +48,10 @@ class Bar:
         """What stands behind the bar from now on, and the line in its place."""
         self._bar.set_postfix_str(short)
         say(line, self._lines)
+
+    def note(self, line: str) -> None:
+        """A line that stays, above the bar where there is one."""
+        if self._lines:
+            say(line)
+        elif not self._bar.disable:
+            self._bar.write(line, file=sys.stderr)

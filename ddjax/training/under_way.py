@@ -19,6 +19,7 @@ from ddjax.storage.metrics import MetricsLog
 from ddjax.training.progress import Bar
 
 MOST_SKIPPED = 10  # steps in a row that are not finite, after which a run ends
+_APART = 3  # validations in a row, all of them far below the best, after which a run is said to have come apart
 _SOON = 2.0  # seconds after which a run saves for the first time, then after twice as many and so on
 
 # distilled -> (accuracy in [0, 1], mean loss), on held-out training data.
@@ -70,6 +71,7 @@ class UnderWay:
         self._validate, self._has_validated = validate, False
         self._watch = watch
         self._unseen: Info | None = None  # of the newest step, which nobody has looked at
+        self._far_below = 0  # validations in a row
         self._in_a_row, self._most_skipped, self._diagnose = 0, 1 if strict else MOST_SKIPPED, diagnose
         self._frame, self._frames = frame, Frames(records / "frames.npz", self.step)
         if self.step == 0:
@@ -133,6 +135,7 @@ class UnderWay:
             "seconds": round(time.monotonic() - self._started, 3),
         }
         self._log.append(row)
+        self._far_below = self._far_below + 1 if _far_below(row) else 0
         pictures = self._keep_frame()
         if self._watch is not None:
             self._watch(row, pictures)
@@ -140,6 +143,11 @@ class UnderWay:
             self._infos = []
         self._has_validated = True
         return row
+
+    @property
+    def apart(self) -> bool:
+        """Whether this validation is the one that tells that the run has come apart."""
+        return self._far_below == _APART
 
     def begin(self) -> None:
         """Steps are taken from now on."""
@@ -176,6 +184,13 @@ class UnderWay:
             raise NonFiniteError(_explain(self.step, info, self._in_a_row, why))
         self.current = self.current._replace(state=state._replace(step=state.step + 1))
         return False
+
+
+def _far_below(row: dict[str, Any]) -> bool:
+    """Whether errors of iterate and average are five points and three tenths more than the best iterate's: runs of one step
+    fall so far for two validations in a row and recover, a run that has come apart does not."""
+    now, best = max(row["valid_accuracy"], row["valid_accuracy_average"]), row["best_valid_accuracy"]
+    return best - now > 0.05 and 1 - now > 1.3 * (1 - best)
 
 
 def _explain(step: int, info: Info, in_a_row: int, why: str) -> str:
