@@ -190,7 +190,7 @@ def _far_below(row: dict[str, Any]) -> bool:
     """Whether errors of iterate and average are five points and three tenths more than the best iterate's: runs of one step
     fall so far for two validations in a row and recover, a run that has come apart does not."""
     now, best = max(row["valid_accuracy"], row["valid_accuracy_average"]), row["best_valid_accuracy"]
-    return best - now > 0.05 and 1 - now > 1.3 * (1 - best)
+    return bool(best - now > 0.05 and 1 - now > 1.3 * (1 - best))
 
 
 def _explain(step: int, info: Info, in_a_row: int, why: str) -> str:
