@@ -178,14 +178,19 @@ def test_the_table_of_the_readme_has_the_figures_of_the_results(row):
         assert f"{found['num_nets']} " in row
 
 
-def test_the_benchmark_of_the_readme_is_the_one_that_is_filed():
-    """Mean, deviation, networks and minutes of the one row that it tells."""
-    page, folder = " ".join((ROOT / "README.md").read_text().split()), ROOT / "results" / "mnist-ipc1"
+@pytest.mark.parametrize(
+    "data, name, cores",
+    [("MNIST", "mnist-ipc1", "one core"), ("Fashion-MNIST", "fashion-mnist-ipc1", "two slower ones")],
+)
+def test_the_benchmark_of_the_readme_is_the_one_that_is_filed(data, name, cores):
+    """Mean, deviation and minutes of the rows that it tells."""
+    page, folder = " ".join((ROOT / "README.md").read_text().split()), ROOT / "results" / name
     found = json.loads((folder / "summary.json").read_text())["distilled"]
     minutes = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["seconds"] / 60
-    figure = f"{found['accuracy_mean']:.1f} ± {found['accuracy_std']:.1f} % of {found['num_nets']} fresh ConvNets"
-    assert re.search(rf"MNIST is measured: {figure} .* after {minutes:.0f} minutes of one core", page)
-    assert f"| one of MNIST: {found['accuracy_mean']:.1f} |" in page
+    figure = f"of {data} {found['accuracy_mean']:.1f} ± {found['accuracy_std']:.1f} %"
+    assert re.search(rf"{figure} [^%]*\([^)]*\) after {minutes:.0f} minutes of {cores}", page)
+    assert found["num_nets"] == 50 and "% of 50 fresh ConvNets" in page
+    assert re.search(rf"\|[^|]* of {data}:? {found['accuracy_mean']:.1f}[ ,]", page)
 
 
 def test_figures_of_the_digits_are_those_that_are_filed():
