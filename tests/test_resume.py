@@ -249,16 +249,14 @@ def test_a_run_is_over_after_so_many_validations_that_were_no_better(tmp_path, s
 @pytest.mark.parametrize("which", ["iterate", "average"])
 def test_a_run_that_has_come_apart_says_so(tmp_path, capsys, accuracies, said, which):
     """The better of the two counts, whichever it is."""
-    scores = [
-        max(accuracy - worse, 0) for accuracy in accuracies for worse in ((0, 0.3) if which == "iterate" else (0.3, 0))
-    ]
-    scripted = iter(scores)
+    worse = (0, 0.3) if which == "iterate" else (0.3, 0)
+    scripted = iter([max(accuracy - less, 0) for accuracy in accuracies for less in worse])
     distil(
         tmp_path, outer_steps=7 * EVERY, validate=lambda _: (np.float32(next(scripted)), np.float32(1)), progress=True
     )
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert [int(line.split("at step ")[1].split()[0]) for line in notes] == said
-    assert all(f"of step {EVERY}" in line and "--inner-lr" in line for line in notes)
+    assert all(f"iterate of step {EVERY}" in line and "--resume --patience 3" in line for line in notes)
 
 
 class Terminal(io.StringIO):

@@ -115,6 +115,6 @@ def _report(bar: Bar, row: dict[str, Any], total: int) -> None:
 def _come_apart(step: int, best: int) -> str:
     return (
         f"note: at step {step} accuracy on held-out data has been far below that of step {best} for three validations: "
-        f"training on the images has most likely become chaotic. The iterate of step {best} is kept; interrupt this, and start "
-        "again with lower --inner-lr, --lr or --lr-log-lrs, or have such runs end by themselves (--patience 5)"
+        "training on the images has most likely become chaotic. Interrupt this: with --resume --patience 3 the run then ends "
+        f"with the iterate of step {best}, and one with lower --inner-lr, --lr or --lr-log-lrs may stay together"
     )

@@ -71,7 +71,7 @@ class UnderWay:
         self._validate, self._has_validated = validate, False
         self._watch = watch
         self._unseen: Info | None = None  # of the newest step, which nobody has looked at
-        self._far_below = 0  # validations in a row
+        self._low_in_a_row = 0  # validations far below the best, of this process
         self._in_a_row, self._most_skipped, self._diagnose = 0, 1 if strict else MOST_SKIPPED, diagnose
         self._frame, self._frames = frame, Frames(records / "frames.npz", self.step)
         if self.step == 0:
@@ -135,7 +135,7 @@ class UnderWay:
             "seconds": round(time.monotonic() - self._started, 3),
         }
         self._log.append(row)
-        self._far_below = self._far_below + 1 if _far_below(row) else 0
+        self._low_in_a_row = self._low_in_a_row + 1 if _far_below(row) else 0
         pictures = self._keep_frame()
         if self._watch is not None:
             self._watch(row, pictures)
@@ -147,7 +147,7 @@ class UnderWay:
     @property
     def apart(self) -> bool:
         """Whether this validation is the one that tells that the run has come apart."""
-        return self._far_below == _APART
+        return self._low_in_a_row == _APART
 
     def begin(self) -> None:
         """Steps are taken from now on."""
