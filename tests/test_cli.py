@@ -1001,7 +1001,11 @@ def test_a_run_goes_on_under_the_code_that_it_began_with(half_done, monkeypatch)
     assert all(read.status == 0 and read.out.endswith(table) for read in reads)
     assert origins() == began and len(began) == 1
     assert {name: held[name] for name in RUN_FILES} == {name: tree(Path("out"))[name] for name in RUN_FILES}
-    assert_refused(ddjax, (*SHORT, "--resume", "--outer-steps", 8), "other settings (outer_steps 12 there, 8 now)")
+    assert_refused(
+        ddjax,
+        (*SHORT, "--resume", "--outer-steps", 8),
+        "--outer-steps is 8, but the run in out has taken 12: give more",
+    )
 
 
 def test_what_was_left_out_is_compared_later(half_done):

@@ -259,6 +259,13 @@ def test_a_run_that_has_come_apart_says_so(tmp_path, capsys, accuracies, said, w
     assert all(f"iterate of step {EVERY}" in line and "--resume --patience 3" in line for line in notes)
 
 
+@pytest.mark.parametrize(("silence", "told"), [(0.0, ["1", "2", "3"]), (60.0, [])])
+def test_a_run_that_no_terminal_shows_tells_its_step_each_minute(tmp_path, capsys, monkeypatch, silence, told):
+    monkeypatch.setattr(progress, "_SILENCE", silence)
+    distil(tmp_path, outer_steps=3, progress=True)
+    assert re.findall(r"^step (\d)/3  [\d.e-]+ s each$", capsys.readouterr().out, re.M) == told
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -589,6 +596,24 @@ def test_the_life_of_a_run(ddjax, monkeypatch, stop_at, tmp_path):
     assert artifact.load_artifact(out).metadata["outer_steps"] == 14
 
 
+def test_a_run_is_cut_short(ddjax, stop_at, tmp_path):
+    """Not before where it is: what it has at the end is validated."""
+    stop_at(7)
+    assert ddjax(*arguments(20, 4, "--out", "out", "--no-compare"))[0] == 143
+    stop_at(None)
+    short = "--out", "out", "--no-compare", "--resume"
+    held = (tmp_path / "out" / "config.json").read_bytes()
+    status, _, errors = ddjax(*arguments(7, 4, *short))
+    assert status == 2 and "--outer-steps is 7, but the run in out has taken 7: give more" in errors
+    assert (tmp_path / "out" / "config.json").read_bytes() == held
+    assert ddjax(*arguments(9, 4, *short))[0] == 0
+    assert [row["step"] for row in metrics(tmp_path / "out")] == [4, 8, 9]
+    origins = json.loads((tmp_path / "out" / "config.json").read_text())["origins"]
+    assert len(origins) == 2
+    again = ddjax(*arguments(9, 4, *short))
+    assert again[0] == 0 and "step" not in again[1].split("drawing pictures")[0]
+
+
 def test_a_run_that_ended_early_is_finished(ddjax, tmp_path):
     argv = arguments(40, 4, "--out", "out", "--no-compare", "--patience", "2", "--lr", "1e-9", "--lr-log-lrs", "1e-9")
     status, printed, errors = ddjax(*argv)
@@ -599,10 +624,9 @@ def test_a_run_that_ended_early_is_finished(ddjax, tmp_path):
     status, again, errors = ddjax(*argv, "--resume")
     assert (status, errors) == (0, "") and "step" not in again.split("drawing pictures")[0]
     more = [word for word in argv if word not in ("--patience", "2")]
-    status, _, errors = ddjax(*arguments(20, 4, *more[more.index("--out") :], "--resume"))
-    assert status == 2 and "outer_steps 40 there, 20 now" in errors
-    assert ddjax(*arguments(44, 4, *more[more.index("--out") :], "--resume"))[0] == 0
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["outer_steps"] == 44
+    for steps in (20, 44):
+        assert ddjax(*arguments(steps, 4, *more[more.index("--out") :], "--resume"))[0] == 0
+        assert json.loads((tmp_path / "out" / "summary.json").read_text())["outer_steps"] == steps
 
 
 def test_a_finished_run_is_tested_again_with_another_number_of_networks(ddjax, tmp_path):

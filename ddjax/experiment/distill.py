@@ -53,7 +53,7 @@ def distill(
       name: what the recipe is called in reports; by default its name.
       resume: continue what `out` holds: a run that has not begun is begun, one that is finished is read, and one that took
         fewer outer steps than the recipe has now, or ended for want of patience, goes on, its rates on the cosine of the
-        new length.
+        new length, be it shorter or longer.
       accept_changes: resume with other code, versions or inputs than the run was begun with, which it then tells.
       dataset, model: used instead of those the recipe names.
       data_dir: folder of prepared data sets.

@@ -112,10 +112,10 @@ def claim_folder(
     """Makes `out` this run's folder, or makes sure that it already is, before anything is written into it; no other process may
     while it lasts.
 
-    A run that is resumed may take more outer steps than it was begun with, have another patience and be tested with another
-    number of networks; whatever else differs in its settings is refused, and so is other code, other versions or other
-    inputs, unless `accept_changes`: `origins` then has both. One that is `finished` will only be read: whatever code reads
-    it, its origins stay, and its inputs are compared.
+    A run that is resumed may end after another number of outer steps, one more than it has taken at the least, have another
+    patience and be tested with another number of networks; whatever else differs in its settings is refused, and so is other
+    code, other versions or other inputs, unless `accept_changes`: `origins` then has both. One that is `finished` will only
+    be read: whatever code reads it, its origins stay, and its inputs are compared.
 
     Yields: what the folder's config.json holds now.
 
@@ -141,9 +141,12 @@ def claim_folder(
 def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool, finished: bool) -> Config:
     before = {**held.recipe.settings(), "model": held.model}
     now = {**wanted.recipe.settings(), "model": wanted.model}
-    before.update({name: now[name] for name in ("patience", "test_nets")})
-    if now["outer_steps"] > before["outer_steps"]:
-        before["outer_steps"] = now["outer_steps"]
+    taken = max((int(path.name) for path in (out / "checkpoints").glob("*") if path.name.isdecimal()), default=0)
+    if now["outer_steps"] < before["outer_steps"] and now["outer_steps"] <= taken:
+        raise InputError(
+            f"--outer-steps is {now['outer_steps']}, but the run in {out} has taken {taken}: give more, or choose another --out"
+        )
+    before.update({name: now[name] for name in ("outer_steps", "patience", "test_nets")})
     changed = _differences(before, now)
     if changed:
         raise InputError(
@@ -163,8 +166,8 @@ def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool, fi
         )
     if finished:
         return held
-    extended = wanted.recipe != held.recipe
-    return dataclasses.replace(wanted, origins=(*held.origins, here) if changed or extended else held.origins)
+    other = wanted.recipe != held.recipe
+    return dataclasses.replace(wanted, origins=(*held.origins, here) if changed or other else held.origins)
 
 
 def _flat(origin: dict[str, Any], part: str) -> dict[str, Any]:

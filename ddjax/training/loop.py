@@ -61,7 +61,7 @@ def run(
       diagnose: says more of what ended it.
       watch: is given the row of each validation, and its frame or None, when they are written.
       frame: the pictures uint8 [n, H, W, C] that are kept of an iterate at each validation; None: none are.
-      progress: whether to show a bar (or, where standard error is no terminal, a line a validation).
+      progress: whether to show a bar (or, where standard error is no terminal, a line for each validation and each minute).
 
     Raises:
       InterruptedRunError: SIGINT, SIGTERM or SIGHUP, to this process or another one of the run, after saving.

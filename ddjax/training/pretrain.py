@@ -199,6 +199,6 @@ def _grow(
             nets = new if nets is None else jax.tree.map(lambda *leaves: np.concatenate(leaves), nets, new)
             accuracy += [100 * float(value) for value in scores[:kept]]
             write(wanted)
-            bar.update(kept)
             figure = f"test {np.mean(accuracy):.2f} ± {np.std(accuracy):.2f} %"
             bar.report(figure, f"network {len(accuracy)}/{wanted}  {figure}")
+            bar.update(kept)
