@@ -172,7 +172,7 @@ def _beyond() -> list[Row]:
     ]
 
 
-# Accuracies of 1, 10 and 50 images per class, of methods that store images and no more: RCIG (arXiv 2306.00800) on the first
+# Accuracies of 1, 10 and 50 images per class, of methods that store images and no more: RCIG (arXiv 2302.06755) on the first
 # two, AT-BPTT on CIFAR-10, and on CIFAR-100 RCIG for one image and AT-BPTT for more.
 _PUBLISHED = {
     "MNIST": ("94.7", "98.9", "99.2†"),
