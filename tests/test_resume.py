@@ -259,7 +259,7 @@ def test_a_run_that_has_come_apart_says_so(tmp_path, capsys, accuracies, said, w
     assert all(f"iterate of step {EVERY}" in line and "--resume --patience 3" in line for line in notes)
 
 
-@pytest.mark.parametrize(("silence", "told"), [(0.0, ["1", "2", "3"]), (60.0, [])])
+@pytest.mark.parametrize(("silence", "told"), [(0.0, ["1", "2"]), (60.0, [])])
 def test_a_run_that_no_terminal_shows_tells_its_step_each_minute(tmp_path, capsys, monkeypatch, silence, told):
     monkeypatch.setattr(progress, "_SILENCE", silence)
     distil(tmp_path, outer_steps=3, progress=True)
@@ -683,11 +683,11 @@ def test_an_interrupted_test_goes_on_with_the_networks_that_are_left(ddjax, monk
 
 
 def test_a_long_test_tells_how_far_it_is(ddjax, monkeypatch):
-    monkeypatch.setattr(outcome, "_MINUTE", 0.0)
+    monkeypatch.setattr(progress, "_SILENCE", 0.0)
     status, printed, _ = ddjax(
         *arguments(4, 4, "--init", "random", "--test-nets", "20", "--no-compare", "--out", "out")
     )
-    assert status == 0 and re.findall(r"tested (.*) networks", printed) == ["8/20", "16/20"]
+    assert status == 0 and re.findall(r"^net (.*)  [\d.e-]+ s each$", printed, re.M) == ["8/20", "16/20"]
 
 
 def test_an_augmented_run_that_is_resumed_is_bitwise_the_one_that_is_not(ddjax, stop_at, tmp_path):

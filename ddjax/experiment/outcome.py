@@ -3,7 +3,6 @@
 import functools
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,6 @@ from ddjax.training.progress import Bar, say
 from ddjax.training.under_way import RunState
 
 _TEST = "test"  # the folder of a test that is not done
-_MINUTE = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -161,18 +159,15 @@ def _kept(folder: Path, best: DistilledData, num_nets: int, config: Config) -> C
 
 
 def _counted(piece: Piece, num_nets: int, bar: Bar) -> Piece:
-    """The same, and the bar goes on by the networks of a piece; where there is none, there is a line a minute."""
-    done, told = 0, time.monotonic()
+    """The same, and the bar goes on by the networks of a piece."""
+    done = 0
 
     def counted(number: int, compute: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
-        nonlocal done, told
+        nonlocal done
         arrays = piece(number, compute)
         more = min(len(arrays[0]), num_nets - done)  # the last piece is filled up
         done += more
         bar.update(more)
-        if done < num_nets and time.monotonic() > told + _MINUTE:
-            told = time.monotonic()
-            bar.report("", f"tested {done}/{num_nets} networks")
         return arrays
 
     return counted

@@ -51,7 +51,7 @@ class Bar:
         self._bar.update(count)
         self._done += count
         since = time.monotonic() - self._told_at
-        if self._lines and since >= _SILENCE:
+        if self._lines and self._done < self._total and since >= _SILENCE:
             each = since / (self._done - self._told)
             self._line(f"{self._unit} {self._done}/{self._total}  {each:.3g} s each")
 
