@@ -69,10 +69,10 @@ _BEYOND = """# Beyond the paper
 To the left of each arrow stands the best figure that others have published: for soft labels those of SLDD (arXiv 1910.02551),
 of images per class those of methods that store images and no more. "By the protocol" is of fresh networks trained on the
 distilled examples by shuffled minibatches with momentum, at a rate that held-out training images choose; the other figures are
-of the steps and learning rates that were distilled with the images. Networks are not the same everywhere: ours is that of Dataset
-Condensation, of 128, 128 and 128 channels with InstanceNorm; RCIG, the best on MNIST and Fashion-MNIST, has 128, 256 and 512
-channels and no norm. With ours Dataset Condensation (arXiv 2006.05929) has 91.7 and 70.5 of one image per class, 97.4 and 82.3 of
-ten.
+of the steps and learning rates that were distilled with the images. Networks are not the same everywhere: ours is that of
+Dataset Condensation, of 128, 128 and 128 channels with InstanceNorm; RCIG, the best on MNIST and Fashion-MNIST, has 128, 256
+and 512 channels and no norm. With ours Dataset Condensation (arXiv 2006.05929) has 91.7 and 70.5 of one image per class, 97.4
+and 82.3 of ten.
 """
 _QUICK = """**Quick budget: every run here, whatever the tables call it, is a linear network on scikit-learn's digits, after two
 outer steps.** It shows that all of it works; its figures say nothing of MNIST, USPS, CIFAR-10, VOC or CUB.

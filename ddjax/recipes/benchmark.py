@@ -11,7 +11,7 @@ def benchmark() -> Recipe:
 
     All images in every inner step, Nesterov's momentum, a learned rate for each, soft labels, a start from real images, which
     the outer loop moves along principal components; other data sets by `--data`. More images per class are steps of their
-    own, `--steps 10 --epochs 4` for ten, as the runs of RESULTS.md have it. Not measured yet on CIFAR-10; with `--data mnist
+    own, `--steps 10 --epochs 8` for ten, as the runs of RESULTS.md have it. Not measured yet on CIFAR-10; with `--data mnist
     --zca None --siamese none` 93.1 ± 0.6 % of fresh networks. Fashion-MNIST needs slower rates, or training comes apart:
     78.7 ± 0.6 % with `--inner-lr 0.004 --lr-log-lrs 0.003 --outer-steps 800`.
     """
