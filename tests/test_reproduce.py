@@ -427,8 +427,10 @@ def test_a_run_that_went_on_elsewhere_says_both_places(tmp_path, paper_of, monke
     monkeypatch.setattr(provenance, "commit", lambda: "first")
     monkeypatch.setattr(provenance, "machine", lambda: "one machine")
     reproduce.reproduce(tmp_path, progress=False)
+    assert "outer steps" not in section(tmp_path, "only").split("\n\n")[1]
     shutil.rmtree(tmp_path / "results")
     (tmp_path / "runs" / "only" / "summary.json").unlink()  # as an interruption leaves it
+    paper_of(only=Run("digits", {**TINY, "outer_steps": 3}))
     monkeypatch.setattr(provenance, "code", lambda: "other code")
     monkeypatch.setattr(provenance, "commit", lambda: "second")
     monkeypatch.setattr(provenance, "machine", lambda: "another machine")
@@ -440,7 +442,9 @@ def test_a_run_that_went_on_elsewhere_says_both_places(tmp_path, paper_of, monke
     assert (row["commit"], row["machine"]) == ("first, then second", "one machine, then another machine")
     assert "| one machine, then another machine | `first, then second` |" in (tmp_path / "RESULTS.md").read_text()
     assert re.search(
-        r" at commit `first`; one machine; .*; then at commit `second`; another machine; ", section(tmp_path, "only")
+        r" at commit `first`; one machine; .*, for 2 outer steps; then at commit `second`; another machine; .*, for 3 outer "
+        "steps; ",
+        section(tmp_path, "only"),
     )
 
 
@@ -790,6 +794,14 @@ def test_what_is_open_says_its_cost(tmp_path, paper_of):
     )
     for row in filed_rows(Path(__file__).parents[1]):
         assert row["status"] == "measured" or row["ours_mean"] is not None or RUNS[row["run"]].cost
+
+
+def test_what_is_open_of_a_run_that_is_filed_says_which_part(tmp_path, paper_of, monkeypatch):
+    paper_of(only=Run("digits", TINY, cost="9 hours"))
+    beside = paper.Row("Table, too", "by the protocol", "only", "80.0", "only", "protocol")
+    monkeypatch.setattr(reproduce, "ROWS", (*reproduce.ROWS, beside))
+    reproduce.reproduce(tmp_path, progress=False)
+    assert "| `only` | protocol: not run yet | 9 hours |" in (tmp_path / "RESULTS.md").read_text()
 
 
 def test_an_exact_row_stands_beside_the_gated_one():

@@ -166,8 +166,8 @@ def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool, fi
         )
     if finished:
         return held
-    other = wanted.recipe != held.recipe
-    return dataclasses.replace(wanted, origins=(*held.origins, here) if changed or other else held.origins)
+    moved = wanted.recipe != held.recipe  # its end, or how it is judged
+    return dataclasses.replace(wanted, origins=(*held.origins, here) if changed or moved else held.origins)
 
 
 def _flat(origin: dict[str, Any], part: str) -> dict[str, Any]:

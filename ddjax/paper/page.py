@@ -167,7 +167,9 @@ def _open(rows: list[dict[str, Any]]) -> list[str]:
     missing = {row["run"]: row for row in rows if row["ours_mean"] is None}
     if not missing:
         return []
-    body = ([f"`{n}`", row["status"], RUNS[n].cost, f"`{row['command']}`"] for n, row in missing.items())
+    begun = {row["run"] for row in rows if row["ours_mean"] is not None}
+    why = {name: f"{row['part']}: " * (name in begun) + row["status"] for name, row in missing.items()}
+    body = ([f"`{n}`", why[n], RUNS[n].cost, f"`{row['command']}`"] for n, row in missing.items())
     return ["## Not measured", "", *_table(("run", "why", "two CPU cores take about", "command"), body), ""]
 
 
@@ -209,7 +211,7 @@ def _section(root: Path, name: str, rows: list[dict[str, Any]]) -> list[str]:
     return [
         f"### {name}",
         "",
-        f"`{command(recipe, RUNS[name].recipe)}` at {'; then at '.join(map(_place, made))}; {_seconds(folder)}.",
+        f"`{command(recipe, RUNS[name].recipe)}` at {_places(made)}; {_seconds(folder)}.",
         "",
         f"Test accuracy by inner steps taken: {points}. Held-out accuracy of the chosen iterate (outer step "
         f"{summary['best_step']}): {summary['valid_accuracy']:.2f}.{pool}",
@@ -226,6 +228,13 @@ def _write_card(folder: Path, base: str) -> None:
         commit = in_turn(origins(folder), "commit")
         held = load_artifact(folder)
         write_whole(folder / CARD, card(folder.name, held, read_json(folder / SUMMARY), command(recipe, base), commit))
+
+
+def _places(made: list[dict[str, Any]]) -> str:
+    """Where a run was made, in turn; and for how many outer steps, if not always as many: its rates were on another cosine."""
+    lengths = [place.get("outer_steps") for place in made]
+    told = [f", for {length} outer steps" * (len({*lengths}) > 1) for length in lengths]
+    return "; then at ".join(_place(place) + length for place, length in zip(made, told, strict=True))
 
 
 def _place(made: dict[str, Any]) -> str:
