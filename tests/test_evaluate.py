@@ -120,6 +120,23 @@ def test_evaluation_is_that_of_numpy_whatever_the_chunk(chunk):
     assert summary["accuracy_std"] > 0
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+def test_only_eight_networks_are_measured_on_their_way(chunk):
+    split, distilled, key = make_split(50), make_distilled(), jax.random.key(4)
+    found = evaluate(key, make_problem(), distilled, split, num_nets=11, chunk=chunk)
+    expected = np.stack([numpy_points(init(jax.random.fold_in(key, j)), distilled, split) for j in range(11)])
+    expected[8:, :, 1:-1] = np.nan
+    np.testing.assert_allclose(found.accuracy, expected[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found.loss, expected[:, 1], rtol=1e-4)
+    steps, accuracy, loss = zip(*found.points(), strict=True)
+    assert (steps, [len(at) for at in accuracy]) == ((0, 2, 4, 6), [11, 8, 8, 11])
+    for i in range(4):
+        np.testing.assert_array_equal(accuracy[i], found.accuracy[: len(accuracy[i]), i])
+        np.testing.assert_array_equal(loss[i], found.loss[: len(loss[i]), i])
+    asked = evaluate(key, make_problem(), distilled, split, num_nets=11, after=(0, 2, 3))
+    assert not np.isnan(asked.accuracy).any()
+
+
 @pytest.mark.parametrize(
     ("epochs", "points"),
     [

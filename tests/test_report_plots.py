@@ -97,6 +97,9 @@ def test_lines_of_an_evaluation():
         "  after    1 step: 55.00 ± 5.00 %, loss 1.1000\n"
         "  after  10 steps: 85.00 ± 5.00 %, loss 0.3750"
     )
+    accuracy[1, 1] = loss[1, 1] = np.nan  # not measured
+    text = tables.evaluation_lines(Evaluation((0, 1, 10), accuracy, loss), 400)
+    assert text.splitlines()[2] == "  after    1 step: 50.00 %, loss 1.0000, of 1 network"
     one = tables.evaluation_lines(Evaluation((0, 1), accuracy[:1, :2], loss[:1, :2]), 7)
     assert one.splitlines()[0] == "1 network, 7 test examples"
     assert one.splitlines()[2] == "  after    1 step: 50.00 %, loss 1.0000"

@@ -708,7 +708,10 @@ def test_first_outer_steps_of_every_recipe(name):
     found, figures = first_steps(name), expected[name]
     # Two steps do not tell, say, a bound that they do not reach from none.
     assert found.pop("settings") == figures.pop("settings")
-    assert found == {figure: pytest.approx(value, rel=1e-3) for figure, value in figures.items()}
+    # A unit that rounding puts on the other side of its kink is a percent or two of the rates' meta-gradient (measured: 1.6,
+    # between processors with and without AVX-512), and nothing that shows in the rest.
+    bounds = {"grad_norm_log_lrs": 0.03}
+    assert found == {figure: pytest.approx(value, rel=bounds.get(figure, 1e-3)) for figure, value in figures.items()}
 
 
 # The defects that `python tests/mutants.py` puts in

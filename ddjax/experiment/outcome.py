@@ -44,7 +44,7 @@ class Summary:
       outer_steps, best_step: updates in all, and after how many the saved iterate did best on held-out training data.
       valid_accuracy: the best iterate's, on held-out training data.
       distilled: `Evaluation.summary` of the test.
-      accuracy_by_step: mean test accuracy by inner steps taken.
+      accuracy_by_step: mean test accuracy by inner steps taken; between the first and the last that of eight networks.
       pool: how well the networks of a pool do, those to distil with and those held out; None without one.
       random_real, all_data: `summary` of the two baselines; None where they were not asked for.
       poisoning: `poisoning_summary`; None where nothing is poisoned.
@@ -125,9 +125,9 @@ def finish(
     poisoning = None
     if experiment.recipe.data.poison:
         measure = functools.partial(confusion, plain.apply, num_classes=dataset.num_classes)
-        piece = kept("confusions")
+        piece, ends = kept("confusions"), (0, best.log_lrs.shape[-2])
         confusions = measure_trained(
-            measure, experiment.stream("test"), plain, best, experiment.test, piece=piece, **nets
+            measure, experiment.stream("test"), plain, best, experiment.test, after=ends, piece=piece, **nets
         )
         poisoning = poisoning_summary(confusions, experiment.taken_for)
     summary = Summary(
@@ -141,7 +141,7 @@ def finish(
         outer_steps=steps,
         **chosen,
         distilled=test.summary(),
-        accuracy_by_step=dict(zip(map(str, test.steps), test.accuracy.mean(axis=0).tolist(), strict=True)),
+        accuracy_by_step={str(step): float(accuracy.mean()) for step, accuracy, _ in test.points()},
         pool=pool_summary(experiment),
         **(comparison(experiment, best, progress=progress) if compare else {}),
         poisoning=poisoning,

@@ -108,10 +108,10 @@ def pool_lines(metadata: dict[str, Any], path: str) -> str:
 def evaluation_lines(evaluation: Any, num_test: int) -> str:
     """One line a point of the inner loop: steps taken, accuracy, loss."""
     lines = [f"{_count(len(evaluation.accuracy), 'network')}, {num_test} test examples"]
-    for i, step in enumerate(evaluation.steps):
-        column = evaluation.accuracy[:, i]
-        accuracy = _percent(column.mean(), column.std(), len(column))
-        lines.append(f"  after {_count(step, 'step'):>9}: {accuracy} %, loss {evaluation.loss[:, i].mean():.4f}")
+    for step, accuracy, loss in evaluation.points():
+        figure = _percent(accuracy.mean(), accuracy.std(), len(accuracy))
+        of = "" if len(accuracy) == len(evaluation.accuracy) else f", of {_count(len(accuracy), 'network')}"
+        lines.append(f"  after {_count(step, 'step'):>9}: {figure} %, loss {loss.mean():.4f}{of}")
     return "\n".join(lines)
 
 
