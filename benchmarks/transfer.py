@@ -7,17 +7,21 @@ Each row trains up to `--num-nets` networks on the artefact, otherwise as docume
 set, mean +- deviation. Where weights are fixed there is one network, and several where something is drawn: weights, an order,
 minibatches. The rates of minibatch training are the best of three on the artefact's own loss, not on test data; `float64`
 says how far rounding alone carries the same steps. With `--protocol` the rows are those of `ddjax evaluate --protocol`.
+Until all is done the rows lie in `FILE.part`, from which the same command goes on.
 """
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import harness
 
+from ddjax.storage import provenance
 from ddjax.storage.artifact import artifact_file
-from ddjax.storage.provenance import digest_of_file
+from ddjax.storage.files import write_whole
 from ddjax.training.devices import use_all_cores
 
 Row = tuple[str, Callable[[], Any]]
@@ -49,7 +53,7 @@ def rows(path: str, args: argparse.Namespace) -> Iterator[Row]:
 
     if args.protocol:
         for name in args.protocol:
-            yield f"protocol: {name}", lambda name=name: by_protocol(path, (name,))[name].accuracy
+            yield f"protocol: {name}", lambda name=name: by_protocol(path, (name,))[name]
         return
     found = reopen(path)
     network, distilled = found.recipe.network, found.artifact.distilled
@@ -158,20 +162,34 @@ def minibatches(found: Any, path: str, way: str, args: argparse.Namespace) -> An
     return best[1]
 
 
+def figures(found: Any) -> dict[str, Any]:
+    """Of accuracies, or of `Scores`, which tell the rate that was chosen, too."""
+    chosen = {"chosen": found.chosen} if hasattr(found, "chosen") else {}
+    accuracy = getattr(found, "accuracy", found)
+    return {"mean": float(accuracy.mean()), "std": float(accuracy.std()), "networks": len(accuracy), **chosen}
+
+
 def main() -> None:
     args = parse()
     use_all_cores()
     filed, origin = [], harness.about()
+    part = Path(f"{args.json}.part") if args.json else None
+    earlier = json.loads(part.read_text()) if part and part.exists() else []
     for path in args.paths:
-        digest = digest_of_file(artifact_file(path))
+        digest = provenance.digest_of_file(artifact_file(path))
         print(path, flush=True)
         for what, measure in rows(path, args):
-            accuracy = measure()
-            row = {"artefact": path, "what": what, "mean": float(accuracy.mean()), "std": float(accuracy.std())}
-            filed.append({**row, "networks": len(accuracy), "digest": digest, **origin})
-            spread = f" ± {row['std']:.2f} ({len(accuracy)})" if len(accuracy) > 1 else ""
+            about = {"artefact": path, "what": what, "digest": digest, "code": provenance.code(), **origin}
+            done = [row for row in earlier if about.items() <= row.items()]
+            row = done[0] if done else {**about, **figures(measure())}
+            filed.append(row)
+            if part:
+                write_whole(part, json.dumps(filed))
+            spread = f" ± {row['std']:.2f} ({row['networks']})" if row["networks"] > 1 else ""
             print(f"  {what:<44} {row['mean']:6.2f}{spread}", flush=True)
     harness.write_json(args.json, filed)
+    if part:
+        part.unlink()
 
 
 if __name__ == "__main__":

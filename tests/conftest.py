@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import chex
 import jax
 import pytest
+from helpers import compiled_once
 
 from ddjax.data.catalogue import CATALOGUE
 from ddjax.data.catalogue.entry import RawFile
@@ -23,6 +24,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def traces_counted_afresh():
     """chex counts the traces of a function by its name and line, across tests."""
     chex.clear_trace_counter()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_but_once(tmp_path_factory):
+    """Tests compile many programs twice: those of a worker find its own again."""
+    with compiled_once(tmp_path_factory.mktemp("compiled")):
+        yield
 
 
 @pytest.fixture(scope="module")

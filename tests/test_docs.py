@@ -105,7 +105,8 @@ def test_every_command_runs(words, in_short, in_haste):
     if words[:2] == ["distill", "mnist-usps-random"]:
         assert in_process("pretrain", *words[1:], *SHORTER["pretrain"]).status == 0
     protocol = ["--num-nets", "2"] if "--protocol" in words else []
-    done = in_process(*words, *SHORTER.get(words[0], protocol))
+    narrow = ["--width", "8"] if "convnet" in words and "--width" not in words else []
+    done = in_process(*words, *SHORTER.get(words[0], protocol), *narrow)
     assert done.status == 0 and done.out, done.err
 
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from pathlib import Path
 
 import frozen
 import numpy as np
@@ -18,6 +19,7 @@ from ddjax.storage.artifact import FILE_NAME
 from ddjax.storage.provenance import digest_of_file
 from ddjax.training import devices
 
+ROOT = Path(__file__).parents[1]
 SMALL = {"model": "mlp", "gate_width": 0.0, "batch_size": 32, "eval_every": 5, "outer_steps": 10, "lr": 0.2}
 
 
@@ -71,6 +73,42 @@ def test_what_digits_transfer_to(measured, tmp_path, monkeypatch):
     assert all(row["commit"] and row["machine"] and row["digest"] == made for row in rows)
     with pytest.raises(InputError, match="no artefact at"):
         measured(transfer, tmp_path / "nowhere")
+
+
+def test_rows_of_an_interrupted_call_are_kept(measured, tmp_path, monkeypatch):
+    """By the same command; another artefact, or other code, begins anew."""
+    taken = []
+
+    def rows(stop):
+        def row(what):
+            if what == stop:
+                raise KeyboardInterrupt
+            taken.append(what)
+            return np.array([1.0, 2.0])
+
+        return lambda path, args: [(what, lambda what=what: row(what)) for what in "abc"]
+
+    words = ROOT / "results" / "digits", "--num-nets", 2
+    monkeypatch.setattr(transfer, "rows", rows("c"))
+    with pytest.raises(KeyboardInterrupt):
+        measured(transfer, *words)
+    part = tmp_path / "rows.json.part"
+    assert [row["what"] for row in json.loads(part.read_text())] == taken == ["a", "b"]
+    assert not (tmp_path / "rows.json").exists()
+    begun = part.read_text()
+    monkeypatch.setattr(transfer, "rows", rows(None))
+    assert [(row["what"], row["mean"], row["networks"]) for row in measured(transfer, *words)] == [
+        (what, 1.5, 2) for what in "abc"
+    ]
+    assert taken == ["a", "b", "c"] and not part.exists()
+    part.write_text(begun)
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.provenance, "code", lambda: "other")
+        measured(transfer, *words)
+    assert taken == [*"abc", *"abc"]
+    part.write_text(begun)
+    measured(transfer, words[0], "--num-nets", 3)
+    assert taken == [*"abc"] * 3
 
 
 def test_heads_on_a_frozen_backbone(measured, tmp_path):
