@@ -980,6 +980,15 @@ def test_a_run_goes_on_with_the_pool_that_it_began_with(pooled, half_done):
     assert pooled(*argv, "--resume", "--accept-changes").status == 0
 
 
+def test_a_run_that_goes_on_elsewhere_says_so(half_done, monkeypatch):
+    """Its seconds are of two machines."""
+    ddjax = half_done()
+    monkeypatch.setattr(provenance, "machine", lambda: "another")
+    assert ddjax(*SHORT, "--resume").status == 0
+    begun, went_on = origins()
+    assert went_on == {**begun, "machine": "another"} and begun["machine"] != "another"
+
+
 def test_a_run_goes_on_under_the_code_that_it_began_with(half_done, monkeypatch):
     """But what is finished is read by any."""
     ddjax = half_done()

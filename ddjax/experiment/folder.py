@@ -46,7 +46,7 @@ class Config:
     Attributes:
       name: what the recipe is called in reports; model: the network's name.
       recipe: the settings.
-      origins: where the run was begun and, if later calls were accepted that differ, where those were made, in their
+      origins: where the run was begun and, if later calls differ in it or were made on another machine, where, in their
         order: see `provenance.origin`.
     """
 
@@ -166,7 +166,9 @@ def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool, fi
         )
     if finished:
         return held
-    moved = wanted.recipe != held.recipe  # its end, or how it is judged
+    moved = (
+        wanted.recipe != held.recipe or last["machine"] != here["machine"]
+    )  # its end, how it is judged, or whose seconds
     return dataclasses.replace(wanted, origins=(*held.origins, here) if changed or moved else held.origins)
 
 
