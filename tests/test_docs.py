@@ -211,7 +211,7 @@ def test_figures_of_the_digits_are_those_that_are_filed():
         assert f"{exact:.2f} %" in (ROOT / page).read_text(), page
 
 
-@pytest.mark.parametrize("name", ["transfer_digits.json", "transfer_mnist.json", "protocol_mnist.json"])
+@pytest.mark.parametrize("name", ["transfer_digits.json", "transfer_mnist.json", "protocol_mnist.json", "protocol_ipc1.json"])
 def test_what_was_measured_of_an_artefact_is_of_the_one_that_is_filed(name):
     """A run that is filed anew makes these tables false: `benchmarks/transfer.py` measures them again."""
     for row in json.loads((ROOT / "benchmarks" / "results" / name).read_text()):
@@ -240,6 +240,11 @@ def test_tables_of_the_docs_are_those_that_were_measured():
     for row in json.loads((folder / "protocol_mnist.json").read_text()):
         name = row["what"].removeprefix("protocol: ")
         assert f"| {name} | {row['mean']:.2f} ± {row['std']:.2f} |" in page, row
+    for row in filed_benchmark("protocol_ipc1"):
+        assert row["command"].removeprefix("python ") in " ".join(page.split())
+        (line,) = re.findall(rf"^\| {row['what'].removeprefix('protocol: ')} \|.*% .*$", page, re.M)
+        cell = line.split("|")[2 + ["results/mnist-ipc1", "results/fashion-mnist-ipc1"].index(row["artefact"])]
+        assert cell.split(" % at ") == [f" {row['mean']:.2f} ± {row['std']:.2f}", f"{row['chosen'].split()[1]} "], row
     page = (ROOT / "docs" / "networks.md").read_text()
     lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.count("|") == 8}
     for row in json.loads((folder / "frozen.json").read_text()):
