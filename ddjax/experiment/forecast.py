@@ -47,7 +47,23 @@ class Forecast(NamedTuple):
 def forecast(experiment: Experiment) -> Forecast:
     """The operations of the outer step as it is traced, and its time: that of one gradient on a step's images and of one on
     real examples, which are compiled and run, times how often their operations are in it. The inner steps of a network
-    without any product are told as if they took no time."""
+    without any product are told as if they took no time. Where the first steps take narrower networks, means over all."""
+    outer = experiment.recipe.outer
+    own = _forecast(experiment)
+    if experiment.narrow is None:
+        return own
+    problem = experiment.narrow[0]
+    early = _forecast(experiment._replace(problem=problem, starts=experiment.starts._replace(draw=problem.init)))
+    share = min(1.0, outer.narrow_steps / outer.outer_steps)
+    return own._replace(
+        operations=share * early.operations + (1.0 - share) * own.operations,
+        seconds=share * early.seconds + (1.0 - share) * own.seconds,
+    )
+
+
+def _forecast(experiment: Experiment) -> Forecast:
+    """That of steps which are all for the experiment's problem."""
+    experiment = experiment._replace(narrow=None)
     recipe, data = experiment.recipe, experiment.data
     outer, example = recipe.outer, math.prod(experiment.dataset.input_shape)
     layout = make_layout(outer.num_nets, outer.batch_size, example_size=example, remat=recipe.inner.remat)

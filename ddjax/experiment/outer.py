@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from ddjax.core.distilled import DistilledData, init_distilled
 from ddjax.core.inits import Init
 from ddjax.core.inner import step_norms, unroll
 from ddjax.core.losses import Params
-from ddjax.core.meta import Layout
+from ddjax.core.meta import Layout, Problem
 from ddjax.core.order import draw
 from ddjax.core.outer import Distiller, DistillState, Info, keys_of_step, make_distiller
 from ddjax.core.spread import over_nets, place, side_by_side, spread_over_nets
@@ -29,6 +30,7 @@ from ddjax.training.under_way import Diagnose, Validate
 
 # The number of an outer step -> what it is handed as its data set.
 Feed = Callable[[int], StepData]
+Step = Callable[[jax.Array, DistillState, Any], tuple[DistillState, Info]]
 
 
 def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
@@ -36,8 +38,7 @@ def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
     settings = experiment.recipe.outer
     draw_batch = make_draw_batch(settings.batch_size, experiment.dataset.num_classes, *_changes(experiment))
 
-    def from_weights(init: Init, axes: jax.Array | None) -> Distiller:
-        problem = experiment.problem._replace(init=init)
+    def distiller(problem: Problem, axes: jax.Array | None) -> Distiller:
         return make_distiller(
             problem,
             make_optimizer(experiment.recipe, axes),
@@ -49,9 +50,32 @@ def build_distiller(experiment: Experiment, layout: Layout) -> Distiller:
 
     def step(key: jax.Array, state: DistillState, data: StepData) -> tuple[DistillState, Info]:
         with jax.default_matmul_precision(settings.precision):
-            return from_weights(data.init, data.axes).step(key, state, data.examples)
+            own = distiller(experiment.problem._replace(init=data.init), data.axes).step
+            if experiment.narrow is None:
+                return own(key, state, data.examples)
+            problem, higher = experiment.narrow
+            early = _at_rates(distiller(problem, data.axes).step, higher)
+            # One program of both, so that what drives it need not know.
+            first, given = state.step < settings.narrow_steps, (key, state, data.examples)
+            stepped: tuple[DistillState, Info] = jax.lax.cond(first, early, own, *given)
+            return stepped
 
-    return Distiller(from_weights(experiment.starts.draw, None).init, step)
+    return Distiller(distiller(experiment.problem, None).init, step)
+
+
+def _at_rates(step: Step, higher: float) -> Step:
+    """A step that trains at learning rates whose logarithms are so much higher than those of the state."""
+
+    def shifted(state: DistillState, by: float) -> DistillState:
+        both = (part._replace(log_lrs=part.log_lrs + by) for part in (state.distilled, state.average))
+        distilled, average = both
+        return state._replace(distilled=distilled, average=average)
+
+    def at_rates(key: jax.Array, state: DistillState, dataset: Any) -> tuple[DistillState, Info]:
+        state, info = step(key, shifted(state, higher), dataset)
+        return shifted(state, -higher), info
+
+    return at_rates
 
 
 def _changes(experiment: Experiment) -> tuple[Augment | None, Augment | None]:
@@ -124,18 +148,22 @@ def make_frame(experiment: Experiment) -> Callable[[DistilledData], np.ndarray] 
 
 def make_diagnosis(experiment: Experiment) -> Diagnose:
     """Where an outer step that is not finite first goes wrong: in which step of the inner loop, or behind it."""
-    problem, settings = experiment.problem, experiment.recipe.outer
+    settings = experiment.recipe.outer
 
     def diagnose(state: DistillState) -> str:
+        problem, higher = experiment.problem, 0.0
+        if experiment.narrow is not None and state.step < settings.narrow_steps:
+            problem, higher = experiment.narrow
         _, nets_key, view_key = keys_of_step(experiment.key, state.step)
-        drawn = draw(view_key, state.distilled.log_lrs.size, None, problem.view)
+        distilled = state.distilled._replace(log_lrs=state.distilled.log_lrs + higher)
+        drawn = draw(view_key, distilled.log_lrs.size, None, problem.view)
         options = {"direction": problem.direction, "targets": problem.targets, **drawn}
 
         def one_network(key: jax.Array, init: Init) -> jax.Array:
-            return step_norms(problem.inner_loss, init(key), state.distilled, **options)
+            return step_norms(problem.inner_loss, init(key), distilled, **options)
 
         keys = jax.random.split(nets_key, settings.num_nets)
-        norms = np.array([jax.jit(one_network)(key, experiment.starts.draw) for key in keys])
+        norms = np.array([jax.jit(one_network)(key, problem.init) for key in keys])
         bad = ~np.isfinite(norms).all(axis=0)
         if not bad.any():
             return f"its inner loop is finite, no step moves the weights by more than {norms.max():.3g}"

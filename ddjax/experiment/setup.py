@@ -1,5 +1,7 @@
 """From a recipe to objects: data, network, initial weights and the problem to distil for."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,7 +32,7 @@ from ddjax.errors import InputError
 from ddjax.experiment import streams
 from ddjax.experiment.starts import Starts, make_starts
 from ddjax.experiment.views import make_view
-from ddjax.models import Model, check_model, model_of
+from ddjax.models import Model, check_model, model_of, width_of
 from ddjax.recipes import Data, Inner, Recipe
 
 DIRECTIONS: dict[str, Callable[[Inner], optax.GradientTransformation | None]] = {
@@ -62,7 +64,8 @@ class Experiment(NamedTuple):
     """A recipe made concrete: everything a run needs.
 
     `augment` is what real examples go through, and `siamese` what those of the outer loop do after it; `taken_for` int32 [K]
-    is what the outer loss takes each class for; the problem's `init` is `starts.draw`.
+    is what the outer loss takes each class for; the problem's `init` is `starts.draw`. `narrow` is what the first outer steps
+    distil for instead, and how much higher the logarithms of its learning rates are; None: there are no such steps.
     """
 
     recipe: Recipe
@@ -74,6 +77,7 @@ class Experiment(NamedTuple):
     siamese: Augment | None
     model: Model
     problem: Problem
+    narrow: tuple[Problem, float] | None
     starts: Starts
     taken_for: np.ndarray
     key: jax.Array
@@ -133,8 +137,26 @@ def set_up(
         real_view=real_view,
         bound=outer.clip_nets,
     )
+    narrow = _narrower(recipe, dataset, problem)
     taken_for = outer_labels(recipe.data, dataset)
-    return Experiment(recipe, dataset, *hold_out(dataset), augment, siamese, model, problem, starts, taken_for, key)
+    return Experiment(
+        recipe, dataset, *hold_out(dataset), augment, siamese, model, problem, narrow, starts, taken_for, key
+    )
+
+
+def _narrower(recipe: Recipe, dataset: Dataset, problem: Problem) -> tuple[Problem, float] | None:
+    """The same for networks of `Outer.narrow` channels, whose rates are higher by the root of how much narrower they are: a
+    step moves what a unit is given by width times rate, and its weights start at 1 / sqrt(width)."""
+    width = recipe.outer.narrow
+    if width is None:
+        return None
+    own = width_of(recipe.network)
+    if width >= own:
+        raise InputError(f"--narrow is {width}, but networks have {own} channels: lower it, or leave it out")
+    model = model_of(dataclasses.replace(recipe.network, width=width), dataset.input_shape, dataset.num_classes)
+    loss = losses.of_network(model.apply)
+    init = jax.tree_util.Partial(model.init)
+    return problem._replace(apply=model.apply, inner_loss=loss, outer_loss=loss, init=init), 0.5 * math.log(own / width)
 
 
 def recipe_model(recipe: Recipe, dataset: Dataset) -> Model:

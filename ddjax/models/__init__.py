@@ -58,6 +58,7 @@ __all__ = [
     "max_pool_3x3",
     "model_of",
     "trained_part",
+    "width_of",
 ]
 
 # `(num_classes, kernel_init, **options) -> module`; its options are its other fields. What inputs it reads it says itself,
@@ -119,6 +120,19 @@ def build_model(
     given = {"gate_width": gate_width, **options} if gated else options
     module = MODELS[name](num_classes=num_classes, kernel_init=WEIGHT_INITS[weights], **given)
     return from_linen(module, input_shape, num_classes)._replace(gated=gated)
+
+
+def width_of(network: Network) -> int:
+    """The width of the network that a recipe names, its own where none is given.
+
+    Raises:
+      InputError: it has none.
+    """
+    known = inspect.signature(MODELS[network.model]).parameters if network.model in MODELS else {}
+    if "width" not in known:
+        raise InputError(f"model {network.model!r} has no width that could be narrower: leave --narrow out")
+    width: int = known["width"].default if network.width is None else network.width
+    return width
 
 
 def describe_model(network: Network, input_shape: tuple[int, ...], num_classes: int) -> list[Layer] | None:

@@ -133,6 +133,8 @@ def _on_digits(recipe: Recipe) -> Recipe:
         images=None,
         window=None,
         window_early=0.0,
+        narrow=None,
+        narrow_steps=0,
         subset_classes=None,
         subset_images=None,
         inner_lr=0.02,

@@ -107,6 +107,7 @@ def departures(recipe: Recipe) -> dict[str, str]:
         and f"window of {outer.window} steps{', mostly early' if outer.window_early else ''}",
         "z": recipe.data.zca is not None and f"ZCA {recipe.data.zca:g}",
         "b": recipe.data.siamese != "none" and f"{recipe.data.siamese} of both sides",
+        "n": outer.narrow is not None and f"{outer.narrow_steps} steps of width {outer.narrow}",
         "p": outer.basis == "components" and "along components",
         "c": _bounds(outer),
         "s": outer.schedule,

@@ -46,6 +46,7 @@ Letters behind a figure say where its method departs from the paper's, and the t
 - `w`: a window of the inner loop is differentiated at each outer step, from a random start;
 - `z`: pictures are whitened;
 - `b`: distilled and real images both are augmented;
+- `n`: the first outer steps take narrower networks;
 - `p`: images move along principal components of the real ones, not value by value;
 - `c`: the meta-gradient is clipped by its norm;
 - `s`: the outer rate follows a cosine to zero, or stays, instead of being halved every tenth of the way;

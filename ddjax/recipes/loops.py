@@ -64,6 +64,10 @@ class Outer(Part):
     """What the outer optimiser's coordinates of an image are: its values, or its principal components in real images."""
     num_nets: int = 1
     """N, initial networks drawn at each outer step."""
+    narrow: int | None = None
+    """Width of the networks of the first outer steps, which cost less (convnet, resnet); None: all are of `width`."""
+    narrow_steps: int = 0
+    """Outer steps that take networks of width `narrow`, at rates sqrt(width / narrow) as high as those of the others."""
     batch_size: int = 1024
     """Real examples at each outer step."""
     lr: float = 0.02
@@ -91,5 +95,6 @@ class Outer(Part):
         "b1": DECAY,
         "b2": DECAY,
         "warmup": WHOLE,
+        "narrow_steps": WHOLE,
         "window_early": NOT_NEGATIVE,
     }

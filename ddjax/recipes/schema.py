@@ -129,6 +129,10 @@ class Recipe(Part):
             )
         if outer.window_early and outer.window is None:
             raise InputError("--window-early moves the start of a window: give --window")
+        if (outer.narrow is None) != (outer.narrow_steps == 0):
+            raise InputError("--narrow and --narrow-steps say how wide networks are at first, and how long: give both")
+        if outer.narrow is not None and (self.network.init, self.network.pool) != ("random", None):
+            raise InputError("--narrow draws other networks at first: give --init random, and no --pool")
         if self.data.zca is not None and (self.network.pool or self.network.checkpoint):
             raise InputError(
                 "--zca changes what networks read, and --pool and --checkpoint have not seen it: leave it out"
