@@ -824,7 +824,7 @@ def test_wrong_arrays(ddjax, changes, message):
     assert_refused(ddjax, (*OWN, "--out", "out"), message)
 
 
-BOUNDED = ("b1", "b2", "ema", "gate_width", "momentum", "warmup", "weight_decay", "window_early")
+BOUNDED = ("b1", "b2", "ema", "gate_width", "momentum", "warmup", "weight_decay", "window_early", "narrow_steps")
 NUMBERS = {name: value for name, value in Recipe().settings().items() if type(value) in (int, float)}
 
 
@@ -839,7 +839,7 @@ def test_numbers_out_of_range(ddjax, monkeypatch, name):
 
 def test_every_number_is_checked():
     """The list above is of all numeric fields, and the limits themselves are refused too."""
-    assert {"steps", "epochs", "num_nets", "outer_steps", "lr", "clip", "seed"} <= set(NUMBERS) and len(NUMBERS) == 22
+    assert {"steps", "epochs", "num_nets", "outer_steps", "lr", "clip", "seed"} <= set(NUMBERS) and len(NUMBERS) == 23
     one: Any = 1.0
     for name in ("b1", "b2", "ema", "momentum"):
         with pytest.raises(ValueError, match=f"--{name} is 1.0"):

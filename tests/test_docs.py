@@ -211,7 +211,9 @@ def test_figures_of_the_digits_are_those_that_are_filed():
         assert f"{exact:.2f} %" in (ROOT / page).read_text(), page
 
 
-@pytest.mark.parametrize("name", ["transfer_digits.json", "transfer_mnist.json", "protocol_mnist.json", "protocol_ipc1.json"])
+@pytest.mark.parametrize(
+    "name", ["transfer_digits.json", "transfer_mnist.json", "protocol_mnist.json", "protocol_ipc1.json"]
+)
 def test_what_was_measured_of_an_artefact_is_of_the_one_that_is_filed(name):
     """A run that is filed anew makes these tables false: `benchmarks/transfer.py` measures them again."""
     for row in json.loads((ROOT / "benchmarks" / "results" / name).read_text()):

@@ -90,6 +90,17 @@ def test_a_window_is_told_with_the_mean_of_the_steps_before_it(stopped_clock):
     assert forecast(set_up(LINEAR.replace(window=2, remat=True))).copies == 3 + 1
 
 
+def test_narrower_networks_are_told_by_their_share_of_the_steps(stopped_clock):
+    wide = LINEAR.replace(model="convnet", width=4, depth=2, init="random", outer_steps=10)
+    told, early, own = (
+        forecast(set_up(wide.replace(**changes))) for changes in ({"narrow": 2, "narrow_steps": 7}, {"width": 2}, {})
+    )
+    for name in ("operations", "seconds"):
+        few, many = getattr(early, name), getattr(own, name)
+        assert few != many and getattr(told, name) == pytest.approx(0.7 * few + 0.3 * many)
+    assert told._replace(operations=own.operations, seconds=own.seconds) == own
+
+
 def test_steps_that_see_some_of_their_images_are_told_by_those(stopped_clock):
     whole, part = (
         forecast(set_up(LINEAR.replace(**changes))) for changes in ({}, {"per_class": 4, "subset_images": 1})

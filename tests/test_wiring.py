@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,14 +22,15 @@ from mutants import MUTANTS, text_of
 
 from ddjax.core import outer as core_outer
 from ddjax.core.distilled import DistilledData
-from ddjax.core.meta import Layout
+from ddjax.core.meta import ONE_DEVICE, Layout
 from ddjax.core.outer import Distiller, DistillState, Info
 from ddjax.data import Dataset, Standardise, make_draw_batch, parse_shape
 from ddjax.data.augment import crop, flip
+from ddjax.errors import InputError
 from ddjax.evaluation import baselines
 from ddjax.experiment import distill as distilling, outcome, outer as outer_loop
 from ddjax.experiment.optimizer import make_optimizer
-from ddjax.experiment.outer import build_distiller, first_iterate
+from ddjax.experiment.outer import build_distiller, first_iterate, make_diagnosis
 from ddjax.experiment.replay import evaluate_artifact
 from ddjax.experiment.setup import set_up
 from ddjax.experiment.starts import make_starts, networks_of
@@ -467,6 +469,8 @@ OTHER = {
     "objective": "gradient",
     "window": 2,
     "window_early": 3.0,
+    "narrow": 2,
+    "narrow_steps": 2,
     "outer_steps": 3,
     "schedule": "constant",
     "warmup": 1,
@@ -504,6 +508,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "window": {"steps": 3},
     "window_early": {"steps": 3, "window": 2},
     "width": {"model": "convnet", "depth": 2},
+    "narrow": {"model": "convnet", "depth": 2, "narrow": 1, "narrow_steps": 1},
+    "narrow_steps": {"model": "convnet", "depth": 2, "narrow": 2, "narrow_steps": 1},
     "depth": {"model": "convnet", "depth": 2},
 }
 PLAIN = Recipe().replace(
@@ -586,6 +592,53 @@ def test_every_setting_changes_what_a_run_computes_or_reports(plain, name):
         recipe = recipe.replace(**NEEDS[name])
         found = computed(recipe)
     assert computed(recipe.replace(**{name: value})) != found
+
+
+def test_the_first_steps_take_narrower_networks(plain):
+    """At rates that are higher by the root of the ratio of widths, and are written down as those of the others."""
+    wide = plain[0].replace(model="convnet", depth=2, width=8, num_nets=2, learn_labels=True, inner_lr=0.01)
+    narrow = wide.replace(width=2, inner_lr=0.02)
+
+    def after_a_step(recipe, state=None):
+        experiment = set_up(recipe)
+        distiller = build_distiller(experiment, ONE_DEVICE)
+        state = distiller.init(first_iterate(experiment)) if state is None else state
+        said = make_diagnosis(experiment)(state)
+        state, info = jax.jit(distiller.step)(experiment.key, state, experiment.data)
+        return state, float(info.loss), said
+
+    begun = after_a_step(wide.replace(narrow=2, narrow_steps=1))
+    as_narrow = after_a_step(narrow)
+    for part in ("distilled", "average"):
+        ours, theirs = getattr(begun[0], part), getattr(as_narrow[0], part)
+        chex.assert_trees_all_close(ours, theirs._replace(log_lrs=theirs.log_lrs - np.log(2.0)), atol=1e-5)
+    assert begun[1] == pytest.approx(as_narrow[1], rel=1e-5) != pytest.approx(after_a_step(wide)[1])
+    assert moved_by(begun[2]) == pytest.approx(moved_by(as_narrow[2]), rel=1e-2)
+    then, as_wide = (after_a_step(recipe, begun[0]) for recipe in (wide.replace(narrow=2, narrow_steps=1), wide))
+    chex.assert_trees_all_close(then[:2], as_wide[:2], rtol=1e-5, atol=1e-6)
+    assert moved_by(then[2]) == pytest.approx(moved_by(as_wide[2])) != pytest.approx(moved_by(begun[2]), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({}, "model 'mlp' has no width that could be narrower: leave --narrow out"),
+        ({"model": "convnet", "depth": 2, "width": 2}, "--narrow is 2, but networks have 2 channels: lower it"),
+        ({"model": "convnet", "depth": 2, "narrow": 128}, "--narrow is 128, but networks have 128 channels: lower it"),
+        ({"model": "resnet"}, "a ResNet of width 2: give a multiple of 8"),
+    ],
+)
+def test_networks_that_cannot_be_narrower_are_refused(plain, changes, says):
+    recipe = plain[0].replace(narrow=2, narrow_steps=1).replace(**changes)
+    with pytest.raises(InputError, match=re.escape(says)):
+        set_up(recipe)
+    if not changes:
+        with pytest.raises(InputError, match="model 'custom' has no width"):
+            set_up(recipe, model=build_model("mlp", (4, 4, 1), CLASSES))
+
+
+def moved_by(diagnosis):
+    return float(diagnosis.rpartition(" ")[2])
 
 
 def test_the_size_of_a_network_that_is_given_is_its_own(plain):
