@@ -166,9 +166,8 @@ def _continued(held: Config, wanted: Config, out: Path, accept_changes: bool, fi
         )
     if finished:
         return held
-    moved = (
-        wanted.recipe != held.recipe or last["machine"] != here["machine"]
-    )  # its end, how it is judged, or whose seconds
+    # Its end, how it is judged, or whose seconds they are.
+    moved = wanted.recipe != held.recipe or last["machine"] != here["machine"]
     return dataclasses.replace(wanted, origins=(*held.origins, here) if changed or moved else held.origins)
 
 

@@ -67,8 +67,7 @@ def _at_rates(step: Step, higher: float) -> Step:
     """A step that trains at learning rates whose logarithms are so much higher than those of the state."""
 
     def shifted(state: DistillState, by: float) -> DistillState:
-        both = (part._replace(log_lrs=part.log_lrs + by) for part in (state.distilled, state.average))
-        distilled, average = both
+        distilled, average = (part._replace(log_lrs=part.log_lrs + by) for part in (state.distilled, state.average))
         return state._replace(distilled=distilled, average=average)
 
     def at_rates(key: jax.Array, state: DistillState, dataset: Any) -> tuple[DistillState, Info]:
